@@ -1,0 +1,64 @@
+# Each target sets up what it needs; a second call re-installs nothing.
+VENV   ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ARGS   ?=
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format clean
+
+help:  ## list the targets
+	@echo "Usage: make TARGET [PYTHON=python3.11] [ARGS='...']"
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
+	    awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## create the virtual environment and install the pinned packages
+
+$(STAMP): requirements/pins.txt setup.cfg pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "No Python found at '$(PYTHON)': install Python 3.11 (Debian: apt-get install" \
+	        "python3.11 python3.11-venv), or name one: make PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { \
+	    echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1), but requirements/pins.txt is for Python" \
+	        "3.11 and 3.12. Name one (make PYTHON=python3.11), or install without pins:" \
+	        "pip install mmcv-lite==2.1.0 -e '.[dev]'" >&2; exit 1; }
+	@echo "Creating the virtual environment $(VENV) with $$("$(PYTHON)" -V)"
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@echo "Installing pinned packages into $(VENV) (about 1.7 GB, a minute or two)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/pins.txt
+	@echo "Installing mmaction_mbcd itself (editable)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
+	    --no-build-isolation -e .
+	@echo "Checking the installation"
+	@error=$$($(BIN)/python -c 'import cv2' 2>&1) || { \
+	    echo "OpenCV cannot be imported: $$(echo "$$error" | tail -n 1)" >&2; \
+	    echo "It links two system libraries that bare machines lack. Install them and" \
+	        "call make again:" >&2; \
+	    echo "    Debian, Ubuntu:  apt-get install libgl1 libglib2.0-0" >&2; \
+	    echo "    Fedora, RHEL:    dnf install mesa-libGL glib2" >&2; exit 1; }
+	@$(BIN)/python -c 'from mmaction_mbcd import compat'
+	@touch $@
+	@echo "Set-up complete: $(VENV)"
+
+demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/demo.py --help)
+	@$(BIN)/python tools/demo.py $(ARGS)
+
+test: $(STAMP)  ## run the tests with coverage (fails under 90 %; ARGS: pytest's options)
+	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+test-long: $(STAMP)  ## run the tests that take minutes
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+lint: $(STAMP)  ## check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## repair style and format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove the environment, caches and reports (not work_dirs, not data)
+	rm -rf "$(VENV)" *.egg-info build dist .pytest_cache .ruff_cache .hypothesis htmlcov
+	rm -f .coverage .coverage.* coverage.xml
+	find mmaction_mbcd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +

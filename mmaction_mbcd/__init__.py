@@ -1,0 +1,15 @@
+"""Multi-modal domain generalization for MMAction2.
+
+Importing the package (``custom_imports = dict(imports=['mmaction_mbcd'])`` in a
+config) repairs the installed hosts, see :mod:`mmaction_mbcd.compat`, and registers
+every component in MMAction2's registries.
+"""
+
+from . import compat
+
+compat.apply()
+
+from . import datasets, engine, evaluation, models  # noqa: E402
+
+__all__ = ["compat", "datasets", "engine", "evaluation", "models"]
+__version__ = "0.1.0"

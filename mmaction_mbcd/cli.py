@@ -1,0 +1,373 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do to a config.
+
+Every function changes the given config in place, as MMEngine's ``merge_from_dict``
+does, and raises :class:`UsageError` where the request cannot work.
+``--cfg-options`` are merged first, so the tools' own options have the last word.
+"""
+
+import argparse
+import json
+import math
+import numbers
+import os
+import os.path as osp
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from . import compat
+
+AMP_WRAPPERS = {
+    "OptimWrapper": "AmpOptimWrapper",
+    "MBCDOptimWrapper": "AmpMBCDOptimWrapper",
+}
+"""Optimizer wrapper -> the one that trains in mixed precision."""
+
+SPLITS = ("train", "val", "test")
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot work; the message says why."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns a :class:`UsageError` into one line on stderr and exit code 2."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"{osp.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that training and testing share."""
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. train_cfg.max_epochs=2 "
+        'key="[a,b]"; merged before the other options',
+    )
+    parser.add_argument(
+        "--modalities",
+        nargs="+",
+        metavar="NAME",
+        help="use only these modalities of the config, e.g. video audio",
+    )
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Reads the config file and merges ``--cfg-options``, launcher and modalities."""
+    require_file(args.config, "config")
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.modalities is not None:
+        set_modalities(cfg, args.modalities)
+    cfg.launcher = args.launcher
+    return cfg
+
+
+def require_file(path: str, what: str) -> None:
+    """Raises :class:`UsageError` unless ``path`` is a file, or a URL."""
+    if "://" not in path and not osp.isfile(path):
+        raise UsageError(f"{what} file not found: {path}")
+
+
+def _datasets(dataset: Mapping) -> Iterator[dict]:
+    """The innermost datasets, inside any ConcatDataset or RepeatDataset."""
+    inner = dataset.get("datasets", dataset.get("dataset"))
+    if inner is None:
+        yield dataset
+    elif isinstance(inner, Mapping):
+        yield from _datasets(inner)
+    else:
+        for each in inner:
+            yield from _datasets(each)
+
+
+def set_modalities(cfg: Config, modalities: Sequence[str]) -> None:
+    """Restricts the model and all datasets to ``modalities``."""
+    modalities = list(modalities)
+    if len(set(modalities)) != len(modalities):
+        raise UsageError(f"--modalities names one twice: {' '.join(modalities)}")
+    known = cfg.model.get("encoders") or cfg.model.get("modalities")
+    unknown = [name for name in modalities if known and name not in known]
+    if unknown:
+        raise UsageError(
+            f"--modalities: the config has no {', '.join(unknown)}; "
+            f"it has {', '.join(known)}"
+        )
+    cfg.model.modalities = modalities
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        for dataset in _datasets(loader["dataset"]) if loader else ():
+            dataset["modalities"] = modalities
+
+
+def set_randomness(
+    cfg: Config,
+    seed: int | None = None,
+    diff_rank_seed: bool = False,
+    deterministic: bool = False,
+) -> None:
+    """Given options win over the config's ``randomness``; the rest of it stays.
+
+    Without a seed in either place MMEngine draws one and prints it.
+    """
+    randomness = dict(cfg.get("randomness") or {})
+    if seed is not None:
+        randomness["seed"] = seed
+    randomness.setdefault("seed", None)
+    for name, value in (
+        ("diff_rank_seed", diff_rank_seed),
+        ("deterministic", deterministic),
+    ):
+        if value:
+            randomness[name] = True
+    cfg.randomness = randomness
+
+
+def set_work_dir(
+    cfg: Config,
+    config_file: str,
+    work_dir: str | None = None,
+    modalities: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> None:
+    """``work_dir``, or the config's own, or ``work_dirs/<config>[_<options>]``.
+
+    Checkpoint names hold neither seed nor modalities. The default folder names
+    those that were given on the command line, such as
+    ``work_dirs/mbcd_video-audio_seed3``, so that such runs do not overwrite each
+    other. A folder that was asked for is taken as it is.
+    """
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get("work_dir") is None:
+        name = osp.splitext(osp.basename(config_file))[0]
+        if modalities:
+            name += "_" + "-".join(modalities)
+        if seed is not None:
+            name += f"_seed{seed}"
+        cfg.work_dir = osp.join("work_dirs", name)
+
+
+def enable_amp(cfg: Config, dtype: str = "float16") -> None:
+    """Exchanges the optimizer wrapper for its mixed-precision one.
+
+    Args:
+        cfg: Its ``optim_wrapper`` must be of a type in :data:`AMP_WRAPPERS`.
+        dtype: 'float16', with dynamic loss scale, or 'bfloat16', whose range needs
+            none. What the config says about either stays.
+    """
+    wrapper = cfg.optim_wrapper
+    stock = wrapper.get("type", "OptimWrapper")
+    name = stock if isinstance(stock, str) else stock.__name__
+    scope, _, plain = name.rpartition(".")
+    if plain not in AMP_WRAPPERS and plain not in AMP_WRAPPERS.values():
+        raise UsageError(
+            f"--amp: no mixed-precision counterpart of optimizer wrapper {name!r} is "
+            f"known; known are {', '.join(AMP_WRAPPERS)}"
+        )
+    device = get_device()
+    if device in ("cpu", "mps"):
+        raise UsageError(
+            f"--amp needs a GPU, and this machine trains on {device!r}; leave it out"
+        )
+    amp = AMP_WRAPPERS.get(plain, plain)
+    wrapper.type = f"{scope}.{amp}" if scope else amp
+    wrapper.setdefault("dtype", dtype)
+    wrapper.setdefault("loss_scale", "dynamic" if wrapper.dtype == "float16" else 1.0)
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """``'auto'``: from the latest checkpoint of the work directory; else the file."""
+    if resume == "auto":
+        cfg.resume, cfg.load_from = True, None
+    elif resume is not None:
+        require_file(resume, "checkpoint")
+        cfg.resume, cfg.load_from = True, resume
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scales the learning rate with the batch size over all processes."""
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise UsageError(
+            "--auto-scale-lr: the config does not say for which batch size its "
+            "learning rate is; add auto_scale_lr = dict(base_batch_size=...)"
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def disable_validation(cfg: Config) -> None:
+    """Trains without validation; no best checkpoint is kept then."""
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def prepare_cpu_launch(cfg: Config) -> None:
+    """Makes training by several processes possible on a machine without a GPU.
+
+    MMEngine's launcher and its default DDP wrapper take a GPU for granted.
+    """
+    if cfg.get("launcher", "none") == "none" or get_device() != "cpu":
+        return
+    if cfg.launcher != "pytorch":
+        raise UsageError(
+            f"--launcher {cfg.launcher} needs a GPU; without one start the processes "
+            "with torchrun and --launcher pytorch (tools/dist_train.sh)"
+        )
+    compat.start_cpu_process_group()
+    if cfg.get("model_wrapper_cfg") is None:
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+
+
+def _teacher_hooks(cfg: Config) -> list[dict]:
+    hooks = []
+    for hook in cfg.get("custom_hooks") or ():
+        kind = hook.get("type") if isinstance(hook, Mapping) else None
+        name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if name.rpartition(".")[2] == "TeacherEMAHook":
+            hooks.append(hook)
+    return hooks
+
+
+def choose_weights(cfg: Config, weights: str) -> None:
+    """Evaluates the ``'teacher'`` or the ``'student'`` of a checkpoint."""
+    hooks = _teacher_hooks(cfg)
+    if not hooks:
+        raise UsageError(
+            f"--weights {weights}: the config has no TeacherEMAHook in custom_hooks, "
+            "so its checkpoints hold one set of weights; leave the option out"
+        )
+    for hook in hooks:
+        hook["evaluate"] = weights
+
+
+def chosen_weights(cfg: Config) -> str | None:
+    """Which weights the config evaluates; None where there is one set only."""
+    for hook in _teacher_hooks(cfg):
+        return hook.get("evaluate", "teacher")
+    return None
+
+
+def evaluate_in_domain(cfg: Config) -> None:
+    """Tests on the held-out part of the source domains instead of the target."""
+    if not cfg.get("test_dataloader"):
+        raise UsageError("--in-domain: the config has no test_dataloader")
+    for dataset in _datasets(cfg.test_dataloader["dataset"]):
+        dataset["use"] = "in_domain"
+
+
+def dump_predictions(cfg: Config, path: str) -> None:
+    """Writes every prediction to a pickle file besides evaluating it."""
+    if not path.endswith((".pkl", ".pickle")):
+        raise UsageError(f"--dump writes a pickle file: {path} must end with .pkl")
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, list) else [evaluators]
+    cfg.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=path)]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """MMEngine's runner, or the one that ``cfg.runner_type`` names."""
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+@master_only
+def announce_checkpoints(runner: Runner) -> None:
+    """Prints where the best checkpoint, or else the last, lies."""
+    found = {
+        path
+        for key, path in runner.message_hub.runtime_info.items()
+        if key.startswith("best_ckpt") and path and osp.isfile(path)
+    }
+    for path in sorted(found):
+        print(f"Best checkpoint: {path}")
+    if not found:
+        last = find_latest_checkpoint(runner.work_dir)
+        print(f"Last checkpoint: {last}" if last else "No checkpoint was written.")
+
+
+class CheckpointMeta(Hook):
+    """Keeps what the loaded checkpoint says about the run that wrote it."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, object] = {}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Notes seed, epoch and iteration, where the checkpoint has them."""
+        meta = checkpoint.get("meta") or {}
+        self.facts = {name: meta.get(name) for name in ("seed", "epoch", "iter")}
+
+
+def _plain(value: object) -> object:
+    """A JSON value: numbers of any library as Python's; not-a-number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
+
+
+@master_only
+def write_results(path: str, metrics: Mapping[str, object], **facts: object) -> None:
+    """Writes ``metrics`` and what is known about the run as JSON.
+
+    ``N`` is the number of samples, for each group that the metrics count
+    (``{'target': 120}`` from ``target/N``).
+    """
+    counts = {
+        key.rpartition("/")[0]: value
+        for key, value in metrics.items()
+        if key.rpartition("/")[2] == "N"
+    }
+    content = _plain({**facts, "N": counts, "metrics": metrics})
+    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+    with open(path, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+@master_only
+def print_results(metrics: Mapping[str, object], title: str) -> None:
+    """Prints ``metrics`` as a table, one row per metric."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key, value in metrics.items():
+        value = _plain(value)
+        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,287 @@
+"""The help that the unmaintained hosts need, in one place.
+
+MMAction2 1.2 and MMPretrain 1.2 date from 2023; MMEngine 0.10 is newer but was
+written before torch 2.6. Each function below removes one fault of an installed
+host without touching its files, is safe to call twice, and says when it can go.
+:func:`apply` runs all of them and is called before the package imports
+``mmaction.models``.
+"""
+
+from __future__ import annotations  # an old Python, too, must reach check_versions
+
+import importlib.util
+import os
+import os.path as osp
+import re
+import sys
+import types
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+SUPPORTED = {
+    # package: (lowest version admitted, first version refused)
+    "torch": ((2, 4), (2, 14)),
+    "mmengine": ((0, 10), (0, 11)),
+    "mmcv": ((2, 0), (2, 2)),
+    "mmaction2": ((1, 2), (1, 3)),
+    "mmpretrain": ((1, 2), (1, 3)),
+    # MMEngine resolves `_base_ = 'mmaction::...'` with pkg_resources, which 82 dropped.
+    "setuptools": ((60,), (82,)),
+}
+"""The supported host versions. README.md and requirements/pins.txt follow it."""
+
+PYTHON = ((3, 10), (3, 13))
+
+# Each package may be installed under a second name that provides the same module.
+_ALIASES = {"mmengine": ("onedl-mmengine",), "mmcv": ("mmcv-lite",)}
+
+_INSTALL_HELP = {
+    "mmcv": "pip install mmcv-lite==2.1.0 (or the full mmcv 2.1, which builds "
+    "from source)",
+}
+
+
+class UnsupportedVersionError(ImportError):
+    """An installed host is missing or outside the supported range."""
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """``'2.13.0+cpu'`` -> ``(2, 13, 0)``."""
+    from packaging.version import Version
+
+    return Version(text).release
+
+
+def _installed(package: str) -> str | None:
+    for name in (package, *_ALIASES.get(package, ())):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def _dotted(parts: tuple[int, ...]) -> str:
+    return ".".join(map(str, parts))
+
+
+def check_versions() -> None:
+    """Compare every host with :data:`SUPPORTED`.
+
+    Raises:
+        UnsupportedVersionError: Naming all unsupported hosts at once, with what
+            was found, what is supported and what to install.
+    """
+    problems = []
+    python = sys.version_info[:2]
+    if not PYTHON[0] <= python < PYTHON[1]:
+        problems.append(
+            f"Python {_dotted(python)} (supported: >= {_dotted(PYTHON[0])}, "
+            f"< {_dotted(PYTHON[1])})"
+        )
+    for package, (low, high) in SUPPORTED.items():
+        found = _installed(package)
+        help_ = _INSTALL_HELP.get(
+            package, f"pip install '{package}>={_dotted(low)},<{_dotted(high)}'"
+        )
+        if found is None:
+            problems.append(f"{package} is not installed: {help_}")
+        elif not low <= _release(found) < high:
+            problems.append(
+                f"{package} {found} (supported: >= {_dotted(low)}, "
+                f"< {_dotted(high)}): {help_}"
+            )
+    if problems:
+        raise UnsupportedVersionError(
+            "mmaction_mbcd cannot work with what is installed:\n  "
+            + "\n  ".join(problems)
+        )
+
+
+def stub_missing_drn() -> None:
+    """MMAction2 1.2.0's wheel lacks ``mmaction.models.localizers.drn``.
+
+    ``mmaction.models`` imports it unconditionally. The localizer is unrelated to
+    recognition; a stub that refuses to be built is put in its place. Goes when a
+    wheel with the package is published (open upstream since 2023).
+    """
+    name = "mmaction.models.localizers.drn"
+    if f"{name}.drn" in sys.modules:
+        return
+    mmaction = importlib.util.find_spec("mmaction")
+    folder = osp.join(osp.dirname(mmaction.origin), "models", "localizers", "drn")
+    if osp.isfile(osp.join(folder, "drn.py")):
+        return
+
+    class DRN:
+        """Stands for the localizer that the installed wheel lacks."""
+
+        def __init__(self, *args, **kwargs) -> None:
+            raise ImportError(
+                "DRN is missing from the installed mmaction2 wheel; install "
+                "MMAction2 from its repository to use it"
+            )
+
+    package, module = types.ModuleType(name), types.ModuleType(f"{name}.drn")
+    package.__path__, package.DRN, package.drn, module.DRN = [], DRN, module, DRN
+    sys.modules[name], sys.modules[f"{name}.drn"] = package, module
+
+
+def skip_text_models() -> None:
+    """``transformers`` >= 4.57 breaks MMAction2's optional text models.
+
+    They are imported whenever ``transformers`` is installed and use names that it
+    removed. Nothing here needs them.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        return
+    import mmaction.utils.dependency as dependency
+
+    dependency.WITH_MULTIMODAL = False
+
+
+def declare_torchvision_ops() -> None:
+    """Lets a CUDA build of torchvision be imported beside a CPU torch.
+
+    Its import registers fakes for ``torchvision::nms``, which the missing binary
+    would have defined, and fails with a RuntimeError that MMAction2's optional
+    imports do not catch.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+
+        return
+    except ImportError as error:
+        reason: Exception = error
+    except RuntimeError as error:
+        reason = error
+        if not hasattr(torch.ops.torchvision, "nms"):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(f"nms{signature}")
+            library.define(f"qnms{signature}")
+            # The library must outlive this call, or its definitions are withdrawn.
+            declare_torchvision_ops.library = library
+            for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+                del sys.modules[name]
+            try:
+                import torchvision  # noqa: F401
+
+                return
+            except (RuntimeError, ImportError) as second:
+                reason = second
+    warnings.warn(
+        f"torchvision cannot be imported ({reason}); MMPretrain's models need it",
+        stacklevel=2,
+    )
+
+
+def _statistics_getattr(owner: object, name: str) -> object:
+    """The only ``getattr`` a checkpoint may ask for: HistoryBuffer's statistics."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(owner, name)
+    raise ValueError(
+        f"the checkpoint asks for attribute {name!r} of {owner!r}, which no "
+        "MMEngine checkpoint needs; it is not loaded"
+    )
+
+
+def trust_checkpoint_types() -> None:
+    """MMEngine's checkpoints hold log histories, which torch >= 2.6 refuses.
+
+    ``torch.load`` loads weights only by default. The few types an MMEngine
+    checkpoint holds are admitted by name; unlike turning the check off, this runs
+    no code from a file. Older torch loads everything by default and cannot admit a
+    function under another name, so it is left alone.
+    """
+    import torch
+
+    if _release(torch.__version__) < (2, 6):
+        return
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    try:
+        from numpy._core.multiarray import _reconstruct, scalar
+    except ImportError:  # numpy 1
+        from numpy.core.multiarray import _reconstruct, scalar
+
+    dtypes = {type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)}
+    dtypes |= {type(np.dtype(np.uint8)), type(np.dtype(bool)), type(np.dtype("U1"))}
+    admitted: list = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        # Checkpoints of numpy 1 and numpy 2 name the same function differently.
+        admitted += [
+            (_reconstruct, f"{module}._reconstruct"),
+            (scalar, f"{module}.scalar"),
+        ]
+    admitted += [(_statistics_getattr, "builtins.getattr")]
+    torch.serialization.add_safe_globals(admitted)
+
+
+def resume_within_work_dir() -> None:
+    """``last_checkpoint`` names an absolute path; a copied run must use its own.
+
+    MMEngine would resume a copied work directory from the original, and fail on a
+    ``last_checkpoint`` that was cut off while it was written. The file name is
+    looked up in the work directory first; without a usable name the newest
+    ``epoch_*.pth`` or ``iter_*.pth`` is taken.
+    """
+    import mmengine.runner as package
+    from mmengine.runner import checkpoint, runner
+
+    stock = checkpoint.find_latest_checkpoint
+    if getattr(stock, "within_work_dir", False):
+        return
+
+    def find_latest_checkpoint(path: str) -> str | None:
+        named = stock(path)
+        if named:
+            local = osp.join(path, osp.basename(named))
+            if osp.isfile(local):
+                return local
+            if osp.isfile(named) or "://" in named:
+                return named
+        found = []
+        for name in os.listdir(path) if osp.isdir(path) else ():
+            if match := re.fullmatch(r"(?:epoch|iter)_(\d+)\.pth", name):
+                file = osp.join(path, name)
+                found.append((osp.getmtime(file), int(match[1]), file))
+        return max(found)[-1] if found else None
+
+    find_latest_checkpoint.within_work_dir = True
+    for module in (package, checkpoint, runner):
+        module.find_latest_checkpoint = find_latest_checkpoint
+
+
+def start_cpu_process_group() -> None:
+    """Starts gloo from torchrun's variables on a machine without a GPU.
+
+    MMEngine's ``init_dist`` sets a CUDA device first and dies; a group that is
+    already there it leaves alone.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available() or dist.is_initialized():
+        return
+    dist.init_process_group("gloo")
+
+
+def apply() -> None:
+    """Checks the versions, then applies every fix above that always applies."""
+    check_versions()
+    with warnings.catch_warnings():
+        # MMEngine needs pkg_resources, whose import warns with setuptools 80.
+        warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+        stub_missing_drn()
+        skip_text_models()
+        declare_torchvision_ops()
+        trust_checkpoint_types()
+        resume_within_work_dir()

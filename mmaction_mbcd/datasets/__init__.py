@@ -1,0 +1,22 @@
+"""Datasets, their transforms, and sampling that can be resumed."""
+
+from . import transforms
+from .hac import HACDataset
+from .multimodal_dataset import MultiModalDataset
+from .sampler import ResumableSampler, SampleIndex
+from .seeding import derive_seed, seeded
+from .synth_action import SynthActionDataset
+from .transforms import MissingModalityError, UnreadableMediaError
+
+__all__ = [
+    "HACDataset",
+    "MissingModalityError",
+    "MultiModalDataset",
+    "ResumableSampler",
+    "SampleIndex",
+    "SynthActionDataset",
+    "UnreadableMediaError",
+    "derive_seed",
+    "seeded",
+    "transforms",
+]

@@ -1,0 +1,404 @@
+"""Clips with several modalities, from domains that are sources or targets."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from os import path as osp
+
+import numpy as np
+import torch
+from mmaction.registry import TRANSFORMS
+from mmaction.structures import ActionDataSample
+from mmengine.dataset import BaseDataset
+
+from .sampler import SampleIndex
+from .seeding import seeded
+from .transforms import MissingModalityError
+
+USES = ("train", "val", "test", "in_domain")
+SPLITS = {"full": ("train", "test"), "test": ("test",)}
+
+# The row keys that every modality's pipeline does not get as they are.
+_RESERVED = ("files", "extras", "role", "domain_index")
+
+
+class MultiModalDataset(BaseDataset):
+    """One row, one pipeline per modality, one data sample.
+
+    A subclass says where the rows are (:meth:`rows`) and names its classes and
+    domains in ``METAINFO``. This class chooses the rows for a use, runs the pipelines
+    and marks what a sample lacks.
+
+    ========== ==================================================================
+    ``use``    rows
+    ========== ==================================================================
+    train      the train split of every source
+    val        the test split of every source, for model selection; with
+               ``watch_target`` also the target's rows, for curves only
+    test       the target's rows: train and test split (``eval_split='full'``, the
+               paper's Table 6) or its test split only
+    in_domain  the test split of every source (the paper's Tables 3 and 10)
+    ========== ==================================================================
+
+    Each item is ``dict(inputs={modality: tensor}, data_samples=ActionDataSample)``.
+    The data sample has ``gt_label`` ``(1,)`` and, as metainfo, ``sample_id``,
+    ``domain``, ``domain_index`` (among the sources; -1 for a target), ``role``
+    (``'source'`` or ``'target'``) and ``present`` ``{modality: bool}``. The tensor of
+    an absent modality is zero with one element per channel; ``stack_batch`` pads it
+    to its batch.
+
+    A pipeline gets a dict as the host's transforms expect it: ``filename`` (a path,
+    or a tuple of paths), ``label``, ``start_index``, ``modality`` (``'RGB'``,
+    ``'Flow'`` or ``'Audio'``), and further ``modality_key`` (our name of it),
+    ``sample_id``, ``domain``, and ``others``, the results of the modalities that are
+    finished. It leaves ``imgs`` or ``audios``.
+
+    In training every draw of a sample is a function of (seed, epoch, index) if the
+    index is a :class:`SampleIndex`; with a stock sampler it depends on the state of
+    the process. In the other uses it is a function of the index.
+
+    Args:
+        data_root: Folder of the dataset.
+        pipelines: ``{modality: [transforms]}``.
+        modalities: Those in use, in this order: a subset of the pipelines' keys.
+            ``None`` takes all, in their order.
+        sources: Training domains. ``None``: every domain but the target.
+        target: The unseen domain, or several. ``None`` needs ``sources``.
+        use: See the table.
+        eval_split: Which of the target's rows are evaluated, ``'full'`` or ``'test'``.
+        watch_target: See the table; for ``use='val'`` only.
+        joint_augment: Every modality's pipeline starts from the same random state, so
+            that crop, flip and time agree where the transforms do. ``False``: each
+            draws its own (as the published code does).
+        optional_modalities: Those that a sample may lack. A sample without another
+            one is an error.
+        on_error: What an unreadable file does; only ``'raise'``.
+        test_mode: Follows from ``use`` and need not be given.
+        kwargs: Of :class:`mmengine.dataset.BaseDataset`.
+
+    Raises:
+        ValueError: For a wrong configuration (all its faults at once), an empty split
+            or a label that is no class.
+        FileNotFoundError: If a split file is missing.
+    """
+
+    MODALITY_TYPES: Mapping[str, str] = {
+        "video": "RGB",
+        "flow": "Flow",
+        "audio": "Audio",
+    }
+    """The host's kind of each modality. A subclass may add names of its own."""
+
+    PLACEHOLDERS: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {
+        "RGB": ((3, 1, 1, 1), torch.uint8),
+        "Flow": ((2, 1, 1, 1), torch.uint8),
+        "Audio": ((1, 1, 1), torch.float32),
+    }
+    """Shape and type of an absent modality, by the host's kind."""
+
+    def __init__(
+        self,
+        data_root: str,
+        pipelines: Mapping[str, Sequence[dict | Callable]],
+        modalities: Sequence[str] | None = None,
+        sources: Sequence[str] | str | None = None,
+        target: Sequence[str] | str | None = None,
+        use: str = "train",
+        eval_split: str = "full",
+        watch_target: bool = False,
+        joint_augment: bool = True,
+        optional_modalities: Sequence[str] = ("audio",),
+        on_error: str = "raise",
+        test_mode: bool | None = None,
+        **kwargs,
+    ) -> None:
+        metainfo = kwargs.pop("metainfo", None)
+        known = {**self.METAINFO, **(metainfo or {})}
+        domains = tuple(known["domains"])
+        self.targets = _names(target)
+        self.sources = (
+            tuple(d for d in domains if d not in self.targets)
+            if sources is None
+            else _names(sources)
+        )
+        self.modalities = tuple(pipelines if modalities is None else modalities)
+        self.use, self.eval_split = use, eval_split
+        self.watch_target = watch_target
+        self.joint_augment = joint_augment
+        self.optional_modalities = tuple(optional_modalities)
+
+        problems = self._problems(pipelines, domains)
+        if sources is None and not self.targets:
+            problems.append(
+                "neither `target` nor `sources` is given: name the unseen domain, or "
+                f"the training domains, among {list(domains)}"
+            )
+        if on_error != "raise":
+            problems.append(f"on_error must be 'raise', got {on_error!r}")
+        if test_mode is not None and test_mode != (use != "train"):
+            problems.append(
+                f"test_mode={test_mode} contradicts use={use!r}; leave it out"
+            )
+        if problems:
+            raise ValueError(
+                f"{type(self).__name__} cannot be built:\n  " + "\n  ".join(problems)
+            )
+
+        self.pipelines = {
+            m: [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipelines[m]]
+            for m in self.modalities
+        }
+        self._check_order()
+        kwargs = {"data_prefix": {}, **kwargs}
+        super().__init__(
+            metainfo=metainfo, data_root=data_root, test_mode=use != "train", **kwargs
+        )
+
+    def _problems(
+        self, pipelines: Mapping[str, Sequence], domains: tuple[str, ...]
+    ) -> list[str]:
+        """What is wrong with the configuration, one sentence each."""
+        problems = []
+        choices = {"use": USES, "eval_split": tuple(SPLITS)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                problems.append(
+                    f"{name} must be one of {list(allowed)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        if not self.modalities:
+            problems.append(f"no modality in use; pipelines has {list(pipelines)}")
+        named = (*self.modalities, *self.optional_modalities)
+        for name in dict.fromkeys((*pipelines, *named)):
+            if name not in self.MODALITY_TYPES:
+                problems.append(
+                    f"unknown modality {name!r}; known are {list(self.MODALITY_TYPES)}"
+                )
+            elif name in self.modalities and name not in pipelines:
+                problems.append(
+                    f"modality {name!r} has no pipeline; pipelines has "
+                    f"{list(pipelines)}"
+                )
+        for kind in ("sources", "targets"):
+            for domain in getattr(self, kind):
+                if domain not in domains:
+                    problems.append(
+                        f"unknown domain {domain!r} in {kind}; known are "
+                        f"{list(domains)}"
+                    )
+        for kind in ("modalities", "sources", "targets"):
+            for name, count in Counter(getattr(self, kind)).items():
+                if count > 1:
+                    problems.append(f"{name!r} stands {count} times in {kind}")
+        for domain in self.targets:
+            if domain in self.sources:
+                problems.append(
+                    f"target {domain!r} is among the sources {list(self.sources)}; the "
+                    "target must be unseen"
+                )
+        if not self.sources and self.use != "test":
+            problems.append(f"use={self.use!r} needs at least one source")
+        if not self.targets and (self.use == "test" or self.watch_target):
+            problems.append(
+                "use='test' and watch_target need a target; choose among "
+                f"{list(domains)}"
+            )
+        if self.watch_target and self.use != "val":
+            problems.append(
+                f"watch_target belongs to use='val', got use={self.use!r}; the target "
+                "is never trained on"
+            )
+        return problems
+
+    def _check_order(self) -> None:
+        """A transform that reads another modality must come after it."""
+        for place, modality in enumerate(self.modalities):
+            later = self.modalities[place + 1 :]
+            for transform in self.pipelines[modality]:
+                reads = getattr(transform, "reads_from", ())
+                if reads and not set(reads) & set(self.modalities[:place]):
+                    for other in set(reads) & set(later):
+                        raise ValueError(
+                            f"{type(transform).__name__} of {modality!r} reads "
+                            f"{other!r}, which is loaded after it: put {other!r} "
+                            f"before {modality!r} in modalities "
+                            f"{list(self.modalities)}"
+                        )
+
+    @abstractmethod
+    def rows(self, domain: str, split: str) -> list[dict]:
+        """The rows of one split of one domain.
+
+        Args:
+            domain: One of ``METAINFO['domains']``.
+            split: ``'train'`` or ``'test'``.
+
+        Returns:
+            list[dict]: Each with ``sample_id`` (str), ``label`` (int) and ``files``
+            ``{modality: path or tuple of paths}``; a modality that it leaves out, or
+            whose files do not exist, is absent. ``extras`` ``{modality: dict}`` is
+            added to that modality's results (``start_index``, ``total_frames``,
+            ``filename_tmpl``, ...), and any further key (``start`` and ``stop`` in
+            seconds, ...) to those of all.
+        """
+
+    def annotation_file(self, domain: str, split: str) -> str:
+        """The file that :meth:`rows` reads, named by errors."""
+        return f"the {split} split of {domain!r}"
+
+    def load_data_list(self) -> list[dict]:
+        """The rows of this use, in the order source by source, then the target."""
+        source_splits = ("train",) if self.use == "train" else ("test",)
+        parts = []
+        if self.use != "test":
+            parts += [("source", d, s) for d in self.sources for s in source_splits]
+        if self.use == "test" or self.watch_target:
+            splits = SPLITS[self.eval_split]
+            parts += [("target", d, s) for d in self.targets for s in splits]
+        data = []
+        for role, domain, split in parts:
+            rows = self.rows(domain, split)
+            if not rows:
+                raise ValueError(
+                    f"empty split: {self.annotation_file(domain, split)} has no rows"
+                )
+            index = self.sources.index(domain) if role == "source" else -1
+            data += [
+                dict(row, domain=domain, role=role, domain_index=index) for row in rows
+            ]
+        return data
+
+    def check_label(self, label: object, file: str, line: int) -> int:
+        """The label as a class index, for :meth:`rows`.
+
+        Raises:
+            ValueError: Naming file, line and the classes, if it is none.
+        """
+        classes = self._metainfo["classes"]
+        try:
+            value = int(label)
+        except (TypeError, ValueError):
+            value = -1
+        if not 0 <= value < len(classes):
+            raise ValueError(
+                f"{file}, line {line}: label {label!r} is none of the {len(classes)} "
+                f"classes (0 to {len(classes) - 1}: {', '.join(classes)})"
+            )
+        return value
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``{domain: number of samples}``, in the order of the rows."""
+        infos = (self.get_data_info(i) for i in range(len(self)))
+        return dict(Counter(info["domain"] for info in infos))
+
+    @property
+    def metainfo(self) -> dict:
+        """Classes, domains, sources, target and use; N once the rows are read."""
+        # Not handed to BaseDataset, which takes a string for the name of a file.
+        info = super().metainfo
+        info.update(sources=self.sources, target=self.targets, use=self.use)
+        if self._fully_initialized:
+            info["N"] = len(self)
+        return info
+
+    def _entropy(self, index: int, position: int) -> tuple[int, ...]:
+        if self.test_mode:
+            return (0, position)
+        if isinstance(index, SampleIndex) and index.entropy:
+            return (*index.entropy, position)
+        # A stock sampler: the process's generator decides, but for all modalities of
+        # the sample together.
+        return (int(np.random.randint(2**31)),)
+
+    def prepare_data(self, idx: int) -> dict:
+        """Loads one sample.
+
+        Raises:
+            FileNotFoundError: If a modality that is not optional has no file.
+            UnreadableMediaError: If a file cannot be decoded.
+            ValueError: If the sample has none of the modalities.
+        """
+        row = self.get_data_info(idx)
+        entropy = self._entropy(idx, row["sample_idx"])
+        inputs, present, finished, reasons = {}, {}, {}, []
+        for modality in self.modalities:
+            own = () if self.joint_augment else (modality,)
+            try:
+                with seeded(*entropy, *own):
+                    results = self._load(row, modality, finished)
+            except MissingModalityError as reason:
+                if modality not in self.optional_modalities:
+                    raise FileNotFoundError(
+                        f"sample {row['sample_id']!r} has no {modality}: {reason}. "
+                        "Fetch or extract it, leave the sample out of the split file, "
+                        f"or admit its absence with optional_modalities="
+                        f"{[*self.optional_modalities, modality]}"
+                    ) from reason
+                shape, dtype = self.PLACEHOLDERS[self.MODALITY_TYPES[modality]]
+                inputs[modality] = torch.zeros(shape, dtype=dtype)
+                present[modality] = False
+                reasons.append(f"{modality}: {reason}")
+                continue
+            finished[modality] = results
+            inputs[modality] = _tensor(results, modality)
+            present[modality] = True
+        if not finished:
+            raise ValueError(
+                f"sample {row['sample_id']!r} has none of the modalities "
+                f"{list(self.modalities)} ({'; '.join(reasons)}): there is nothing to "
+                "recognize it by. Leave it out of the split file"
+            )
+        sample = ActionDataSample().set_gt_label(row["label"])
+        keys = ("sample_id", "domain", "domain_index", "role")
+        sample.set_metainfo({**{key: row[key] for key in keys}, "present": present})
+        return dict(inputs=inputs, data_samples=sample)
+
+    def _load(self, row: dict, modality: str, finished: dict[str, dict]) -> dict:
+        """Runs one modality's pipeline."""
+        files = row["files"].get(modality)
+        if files is None:
+            raise MissingModalityError("the split has no file for it")
+        for path in _names(files):
+            if not osp.exists(path):
+                raise MissingModalityError(f"{path} does not exist")
+        results = {key: row[key] for key in row if key not in _RESERVED}
+        results.update(
+            filename=files,
+            start_index=0,
+            modality=self.MODALITY_TYPES[modality],
+            modality_key=modality,
+            others=finished,
+        )
+        results.update(row.get("extras", {}).get(modality, {}))
+        for transform in self.pipelines[modality]:
+            results = transform(results)
+            if results is None:
+                raise ValueError(
+                    f"{type(transform).__name__} of {modality!r} returned nothing for "
+                    f"sample {row['sample_id']!r}; another sample is never put in its "
+                    "place"
+                )
+        return results
+
+
+def _names(value: Sequence[str] | str | None) -> tuple[str, ...]:
+    """One name, several or none, as a tuple."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _tensor(results: dict, modality: str) -> torch.Tensor:
+    """What a pipeline left, as a tensor."""
+    for key in ("imgs", "audios"):
+        if key in results:
+            value = results[key]
+            if isinstance(value, torch.Tensor):
+                return value
+            if isinstance(value, np.ndarray):
+                return torch.from_numpy(np.ascontiguousarray(value))
+    raise ValueError(
+        f"the pipeline of {modality!r} left neither a tensor nor an array in 'imgs' or "
+        f"'audios' (keys {sorted(results)}): end it with FormatShape or FormatAudio"
+    )

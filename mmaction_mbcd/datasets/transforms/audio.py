@@ -1,0 +1,271 @@
+"""From a sound file to the log-spectrogram that the audio encoder reads.
+
+The chain of the published code (see each transform): a waveform of a fixed length,
+its spectrogram, and two augmentations of it. ``results['audios']`` holds the
+waveform ``(samples,)`` in [-1, 1] first, the spectrogram ``(F, T)`` later.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import soundfile
+from mmaction.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
+from scipy import signal
+
+from .loading import MissingModalityError, UnreadableMediaError
+
+SPANS = ("file", "frames", "segment")
+
+
+def first_loaded(results: dict, names: Sequence[str]) -> dict | None:
+    """The results of the first of ``names`` whose pipeline sampled frames, if any."""
+    for name in names:
+        other = results.get("others", {}).get(name)
+        if other is not None and "frame_inds" in other:
+            return other
+    return None
+
+
+@TRANSFORMS.register_module()
+class LoadWaveform(BaseTransform):
+    """Reads the part of a sound file that belongs to the sample, as mono.
+
+    Channels are averaged. A file at another rate is resampled (polyphase).
+
+    Required keys: filename; for ``span='frames'`` the sampled frames of another
+    modality, for ``'segment'`` the row's ``start`` and ``stop`` (s). Added: audios
+    ``(samples,)`` float32, sample_rate (Hz), audio_span (s).
+
+    Args:
+        sample_rate: Rate of the result in Hz.
+        span: ``'file'`` the whole file; ``'frames'`` the time that the sampled frames
+            of another modality cover, from the start of the first to the end of the
+            last (the published HAC code); ``'segment'`` from ``start`` to ``stop``
+            (EPIC-Kitchens). Further sound is never read.
+        span_from: For ``'frames'``: the modalities that may give the frames. The
+            first one that the sample has already loaded does; with none of them in
+            the config (audio alone) the whole file is taken.
+        span_fps: Frames per second for turning those frames into time. ``None`` asks
+            their file. (The published HAC code assumes 24 for every file.)
+        max_seconds: Longest part to read, from its start. ``None``: no limit.
+        silence: Sound whose amplitude never reaches this is no sound: 1e-4 is -80 dB
+            or three steps of a 16-bit file. 0 accepts silence.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        span: str = "file",
+        span_from: str | Sequence[str] = ("video", "flow"),
+        span_fps: float | None = None,
+        max_seconds: float | None = None,
+        silence: float = 1e-4,
+    ) -> None:
+        if span not in SPANS:
+            raise ValueError(f"span must be one of {SPANS}, got {span!r}")
+        self.sample_rate = sample_rate
+        self.span = span
+        self.span_from = (span_from,) if isinstance(span_from, str) else span_from
+        self.span_fps = span_fps
+        self.max_seconds = max_seconds
+        self.silence = silence
+
+    @property
+    def reads_from(self) -> tuple[str, ...]:
+        """Modalities that have to be loaded before this one, if they are used."""
+        return tuple(self.span_from) if self.span == "frames" else ()
+
+    def _seconds(self, results: dict) -> tuple[float, float]:
+        start, stop = 0.0, math.inf
+        if self.span == "segment":
+            start, stop = results["start"], results["stop"]
+        elif self.span == "frames":
+            other = first_loaded(results, self.span_from)
+            if other is not None:
+                fps = self.span_fps or other["avg_fps"]
+                # A short video loops, so the last sampled frame may be an early one.
+                start = other["frame_inds"].min() / fps
+                stop = (other["frame_inds"].max() + 1) / fps
+        if self.max_seconds is not None:
+            stop = min(stop, start + self.max_seconds)
+        return float(start), float(stop)
+
+    def transform(self, results: dict) -> dict:
+        """Reads the sound.
+
+        Raises:
+            MissingModalityError: If there is no file, or no sound in the span.
+            UnreadableMediaError: If the file is there but is not sound.
+        """
+        path = results["filename"]
+        if not os.path.isfile(path) or not os.path.getsize(path):
+            raise MissingModalityError(f"{path} does not exist or is empty")
+        start, stop = self._seconds(results)
+        try:
+            with soundfile.SoundFile(path) as file:
+                rate = file.samplerate
+                first = min(round(start * rate), file.frames)
+                last = round(min(stop * rate, file.frames))
+                file.seek(first)
+                waveform = file.read(max(last - first, 0), "float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise UnreadableMediaError.of(
+                results,
+                error,
+                "Extract the sound again (`ffmpeg -i VIDEO -ac 1 -ar "
+                f"{self.sample_rate} NEW.wav`), or delete the file: a clip without "
+                "sound is fine",
+            ) from error
+        if not np.isfinite(waveform).all():
+            raise UnreadableMediaError.of(
+                results, "the waveform holds NaN or infinity", "Extract it again"
+            )
+        waveform = waveform.mean(axis=1)
+        if not len(waveform):
+            raise MissingModalityError(
+                f"{path} has no sound between {start:.2f} and {stop:.2f} s"
+            )
+        if np.abs(waveform).max() < self.silence:
+            raise MissingModalityError(
+                f"{path} is silent between {start:.2f} and {stop:.2f} s"
+            )
+        if rate != self.sample_rate:
+            common = math.gcd(rate, self.sample_rate)
+            waveform = signal.resample_poly(
+                waveform, self.sample_rate // common, rate // common
+            )
+        results["audios"] = waveform
+        results["sample_rate"] = self.sample_rate
+        results["audio_span"] = (first / rate, last / rate)
+        return results
+
+
+@TRANSFORMS.register_module()
+class TileWaveform(BaseTransform):
+    """Repeats or cuts the waveform to a length and clips it to [-1, 1].
+
+    Required and changed key: audios ``(samples,)``.
+
+    Args:
+        length: Samples of the result. The published code takes 160,000 (10 s).
+    """
+
+    def __init__(self, length: int = 160000) -> None:
+        self.length = length
+
+    def transform(self, results: dict) -> dict:
+        """Tiles, cuts, clips."""
+        # np.resize repeats an array until it fills the new size.
+        tiled = np.resize(results["audios"], self.length)
+        results["audios"] = np.clip(tiled, -1.0, 1.0)
+        return results
+
+
+@TRANSFORMS.register_module()
+class LogSpectrogram(BaseTransform):
+    """Log power spectrogram, normalised over the clip.
+
+    ``log(S + eps)``, minus its mean, over its standard deviation plus 1e-9. ``S`` is
+    :func:`scipy.signal.spectrogram`'s power density. With the defaults 160,000
+    samples give ``(257, 1004)``, as VGGSound's encoder and the published code have
+    it.
+
+    Required keys: audios ``(samples,)``, sample_rate. Changed: audios ``(F, T)``
+    float32, ``F = nperseg // 2 + 1``, ``T = (samples - noverlap) // (nperseg -
+    noverlap)``.
+
+    Args:
+        nperseg: Samples of a window.
+        noverlap: Samples that neighbouring windows share.
+        eps: Keeps the logarithm finite.
+    """
+
+    def __init__(
+        self, nperseg: int = 512, noverlap: int = 353, eps: float = 1e-7
+    ) -> None:
+        if not 0 <= noverlap < nperseg:
+            raise ValueError(
+                f"noverlap must be in [0, nperseg), got noverlap={noverlap}, "
+                f"nperseg={nperseg}"
+            )
+        self.nperseg, self.noverlap, self.eps = nperseg, noverlap, eps
+
+    def transform(self, results: dict) -> dict:
+        """Computes the spectrogram.
+
+        Raises:
+            ValueError: If the waveform is shorter than a window.
+        """
+        waveform = results["audios"]
+        if len(waveform) < self.nperseg:
+            raise ValueError(
+                f"a spectrogram with nperseg={self.nperseg} needs as many samples, "
+                f"got {len(waveform)}: put TileWaveform before it"
+            )
+        _, _, power = signal.spectrogram(
+            waveform,
+            results["sample_rate"],
+            nperseg=self.nperseg,
+            noverlap=self.noverlap,
+        )
+        log = np.log(power + self.eps)
+        log = (log - log.mean()) / (log.std() + 1e-9)
+        results["audios"] = log.astype(np.float32)
+        return results
+
+
+@TRANSFORMS.register_module()
+class SpectrogramNoise(BaseTransform):
+    """Adds uniform noise in [-amplitude, amplitude) to every cell. For training.
+
+    Required and changed key: audios ``(F, T)``.
+    """
+
+    def __init__(self, amplitude: float = 0.05) -> None:
+        self.amplitude = amplitude
+
+    def transform(self, results: dict) -> dict:
+        """Draws and adds the noise."""
+        audios = results["audios"]
+        noise = np.random.uniform(-self.amplitude, self.amplitude, audios.shape)
+        results["audios"] = audios + noise.astype(audios.dtype)
+        return results
+
+
+@TRANSFORMS.register_module()
+class FrequencyMask(BaseTransform):
+    """Sets consecutive frequency bins to zero, the clip's mean. For training.
+
+    The first bin is uniform over ``0 .. F - width - 2``: with 257 bins and a width of
+    9 over 0-246, as in the published code, which never reaches the top two bins.
+
+    Required and changed key: audios ``(F, T)``.
+
+    Args:
+        width: Number of bins.
+    """
+
+    def __init__(self, width: int = 9) -> None:
+        self.width = width
+
+    def transform(self, results: dict) -> dict:
+        """Draws the first bin and masks.
+
+        Raises:
+            ValueError: If the spectrogram is not higher than the mask.
+        """
+        audios = results["audios"]
+        starts = len(audios) - 1 - self.width
+        if starts < 1:
+            raise ValueError(
+                f"FrequencyMask(width={self.width}) needs more than "
+                f"{self.width + 1} frequency bins, got {len(audios)}"
+            )
+        start = np.random.randint(starts)
+        audios = audios.copy()
+        audios[start : start + self.width] = 0
+        results["audios"] = audios
+        return results

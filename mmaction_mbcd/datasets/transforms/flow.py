@@ -1,0 +1,125 @@
+"""Optical flow stored as images of its x and its y component."""
+
+import cv2
+import mmcv
+import numpy as np
+from mmaction.datasets.transforms import Flip
+from mmaction.registry import TRANSFORMS
+from mmcv.transforms import BaseTransform
+
+from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError
+
+FLOW_ZERO = 128
+"""The grey value of no motion, and the mean that flow is normalised with."""
+
+
+@TRANSFORMS.register_module()
+class OpenFlowPair(OpenVideo):
+    """Opens the two videos of a clip's flow.
+
+    If one is longer, its surplus frames have no partner and are not used.
+
+    Required keys: filename, a pair ``(x, y)``. Added: video_reader (a pair),
+    total_frames, avg_fps.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Opens both files of ``results['filename']``."""
+        readers = tuple(self.open(results, name) for name in results["filename"])
+        results["video_reader"] = readers
+        self._set_frames(results, min(map(len, readers)))
+        results["avg_fps"] = readers[0].get_avg_fps()
+        return results
+
+
+@TRANSFORMS.register_module()
+class DecodeFlowPair(BaseTransform):
+    """Decodes the sampled frames of both components.
+
+    Required keys: video_reader, frame_inds. Added: imgs (list of ``(H, W, 2)``
+    uint8, channel 0 is x), original_shape, img_shape.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Decodes and stacks.
+
+        Raises:
+            UnreadableMediaError: If a frame cannot be decoded, or the two videos
+                differ in size.
+        """
+        components = []
+        indices = np.ravel(results["frame_inds"])
+        for reader, name in zip(
+            results["video_reader"], results["filename"], strict=True
+        ):
+            try:
+                frames = reader.get_batch(indices).asnumpy()
+            except DECODER_ERRORS as error:
+                raise UnreadableMediaError.of(results, error, file=name) from error
+            components.append([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
+        x, y = components
+        if x[0].shape != y[0].shape:
+            raise UnreadableMediaError.of(
+                results,
+                f"its x frames are {x[0].shape} pixels (h, w), its y frames "
+                f"{y[0].shape}",
+                "Compute the flow of this clip again",
+            )
+        results["video_reader"] = None
+        results["imgs"] = [np.stack(pair, axis=-1) for pair in zip(x, y, strict=True)]
+        results["original_shape"] = results["img_shape"] = x[0].shape
+        return results
+
+
+def mirror_flow(frame: np.ndarray) -> np.ndarray:
+    """Mirrors one flow image and inverts the sense of its x component.
+
+    The x component is reflected about :data:`FLOW_ZERO`, ``x -> 256 - x``, so that
+    no motion stays no motion. (``255 - x`` would turn 128 into 127: a drift to the
+    left in every flipped clip.) The single value without a partner, 0, becomes 255.
+
+    Args:
+        frame: ``(H, W, 2)`` uint8, channel 0 is x.
+
+    Returns:
+        np.ndarray: A new array of the same shape.
+    """
+    frame = frame[:, ::-1].copy()
+    x = 2 * FLOW_ZERO - frame[..., 0].astype(np.int16)
+    frame[..., 0] = np.clip(x, 0, 255)
+    return frame
+
+
+@TRANSFORMS.register_module()
+class ClipFlip(Flip):
+    """MMAction2's :class:`Flip`, right for flow and for video alike.
+
+    The stock transform takes every second item of ``imgs`` for an x component and
+    inverts it; flow that is stacked ``(H, W, 2)`` has whole frames there. Here the
+    x channel of every frame is inverted, see :func:`mirror_flow`. The coin is drawn
+    as in the stock transform, one ``np.random.rand()``, so that modalities with one
+    seed are flipped together.
+
+    Args:
+        flip_ratio: Probability of the flip.
+        kwargs: As in the stock transform; ``lazy`` is refused, because ``Fuse``
+            would mirror flow without inverting it.
+    """
+
+    def __init__(self, flip_ratio: float = 0.5, **kwargs) -> None:
+        if kwargs.get("lazy"):
+            raise ValueError(
+                "ClipFlip cannot be lazy: Fuse mirrors flow without inverting its x "
+                "component. Leave `lazy` out"
+            )
+        super().__init__(flip_ratio, **kwargs)
+
+    def _flip_imgs(self, imgs: list[np.ndarray], modality: str) -> list[np.ndarray]:
+        if modality != "Flow":
+            return [mmcv.imflip(img, self.direction) for img in imgs]
+        if imgs[0].ndim != 3 or imgs[0].shape[-1] != 2:
+            raise ValueError(
+                "ClipFlip needs flow frames of shape (H, W, 2), as DecodeFlowPair "
+                f"makes them; got {imgs[0].shape}"
+            )
+        return [mirror_flow(img) for img in imgs]

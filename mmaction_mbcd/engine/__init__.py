@@ -1,0 +1,16 @@
+"""Training: optimizer wrappers, hooks, loops."""
+
+from .checkpoint import AtomicLocalBackend, ResumableCheckpointHook
+from .loops import ResumableTrainLoop
+from .optim_wrapper import AmpMBCDOptimWrapper, InnerStepMixin, MBCDOptimWrapper
+from .teacher_ema_hook import TeacherEMAHook
+
+__all__ = [
+    "AmpMBCDOptimWrapper",
+    "AtomicLocalBackend",
+    "InnerStepMixin",
+    "MBCDOptimWrapper",
+    "ResumableCheckpointHook",
+    "ResumableTrainLoop",
+    "TeacherEMAHook",
+]

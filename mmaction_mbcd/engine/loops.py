@@ -1,0 +1,156 @@
+"""A training loop that a killed run can continue exactly."""
+
+import itertools
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmaction.registry import LOOPS
+from mmengine.dist import get_rank
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
+
+from ..datasets.seeding import derive_seed
+
+_VALIDATED = "validated_epoch"
+_BATCHES = "batches_per_epoch"
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(EpochBasedTrainLoop):
+    """Epoch-based training that resumes to the bit, wherever it was killed.
+
+    Compared with :class:`EpochBasedTrainLoop`:
+
+    - a checkpoint from the middle of an epoch continues at its next batch; with
+      :class:`ResumableSampler` the skipped samples are not even read;
+    - a validation that was due or running when the run was killed is done again
+      (on the same weights, so with the same result);
+    - every step draws its random numbers (dropout, masks) from a generator seeded
+      by (seed, step, process), not by the process's history;
+    - the seed of a resumed run reaches the sampler;
+    - errors that the config alone explains are raised before the first step.
+
+    The position needs no storage of its own: the batch within the epoch follows
+    from the iteration. What was validated is kept with MMEngine's runtime
+    information, which checkpoints hold.
+    """
+
+    def run(self) -> nn.Module:
+        """Launches or continues training.
+
+        Raises:
+            ValueError: If model, data and optimizer wrapper do not fit, or if the
+                checkpoint was written with another number of batches per epoch.
+        """
+        self._check_parts()
+        self._check_position()
+        sampler = self._sampler()
+        if hasattr(sampler, "seed"):
+            # Resuming without --seed restores the seed after the sampler was built.
+            sampler.seed = self.runner.seed
+        self.runner.call_hook("before_train")
+        self.runner.message_hub.update_info(_BATCHES, len(self.dataloader))
+        self._decide_current_val_interval()
+        if self._epoch > 0:
+            self._validate_if_due()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            self._validate_if_due()
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def run_epoch(self) -> None:
+        """Runs an epoch from its first batch that was not yet trained on."""
+        start = self._iter - self._epoch * len(self.dataloader)
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        for index, data_batch in enumerate(self._batches_from(start), start):
+            self.run_iter(index, data_batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        """Runs one step with random numbers of its own."""
+        seed = derive_seed(self.runner.seed, "step", self._iter, get_rank())
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        super().run_iter(idx, data_batch)
+
+    def _batches_from(self, start: int):
+        if start == 0:
+            return self.dataloader
+        sampler = self._sampler()
+        if hasattr(sampler, "set_start"):
+            sampler.set_start(start * self.dataloader.batch_size)
+            return self.dataloader
+        return itertools.islice(self.dataloader, start, None)
+
+    def _sampler(self):
+        sampler = self.dataloader.sampler
+        batch_sampler = getattr(self.dataloader, "batch_sampler", None)
+        if not hasattr(sampler, "set_epoch") and batch_sampler is not None:
+            sampler = getattr(batch_sampler, "sampler", sampler)
+        return sampler
+
+    def _validate_if_due(self) -> None:
+        hub = self.runner.message_hub
+        due = (
+            self.runner.val_loop is not None
+            and self._epoch >= self.val_begin
+            and (
+                self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+            )
+        )
+        starts = self._iter == self._epoch * len(self.dataloader)
+        if due and starts and hub.runtime_info.get(_VALIDATED, 0) < self._epoch:
+            # No checkpoint is written before the validation has ended, so the
+            # mark reaches the disk only with its result.
+            hub.update_info(_VALIDATED, self._epoch)
+            self.runner.val_loop.run()
+
+    def _check_position(self) -> None:
+        was = self.runner.message_hub.runtime_info.get(_BATCHES)
+        now = len(self.dataloader)
+        if self._iter > 0 and was is not None and was != now:
+            raise ValueError(
+                f"the checkpoint was written with {was} batches per epoch, this run "
+                f"has {now}: the batch size, the number of processes or the dataset "
+                "changed, so the run cannot be continued exactly. Restore them, or "
+                "start a new run from the weights (load_from without resume)"
+            )
+
+    def _check_parts(self) -> None:
+        runner: Runner = self.runner
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        problems = []
+        wrapper = runner.optim_wrapper
+        if getattr(model, "inner_step", None) is not None and not hasattr(
+            wrapper, "inner_update"
+        ):
+            problems.append(
+                "model.inner_step needs optim_wrapper.type MBCDOptimWrapper (or "
+                f"AmpMBCDOptimWrapper); got {type(wrapper).__name__}"
+            )
+        classes = (getattr(self.dataloader.dataset, "metainfo", None) or {}).get(
+            "classes"
+        )
+        num_classes = getattr(model, "num_classes", None)
+        if classes is not None and num_classes not in (None, len(classes)):
+            problems.append(
+                f"model.num_classes is {num_classes}, but the dataset has "
+                f"{len(classes)} classes ({', '.join(map(str, classes))})"
+            )
+        if len(self.dataloader) == 0:
+            problems.append(
+                f"train_dataloader yields no batch: {len(self.dataloader.dataset)} "
+                f"samples, batch_size {self.dataloader.batch_size}, drop_last "
+                f"{self.dataloader.drop_last}: lower batch_size or set "
+                "drop_last=False"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))

@@ -1,0 +1,5 @@
+"""Fusion necks."""
+
+from .fusion import AMDFusion, ConcatFusion
+
+__all__ = ["AMDFusion", "ConcatFusion"]

@@ -1,0 +1,107 @@
+"""Loading pretrained weights into a backbone, with a report and no silence."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass
+class LoadReport:
+    """What :func:`load_backbone` matched.
+
+    Attributes:
+        matched: Keys of the backbone that were filled.
+        missing: Keys of the backbone that the file lacks.
+        unexpected: Keys of the file, after renaming, that the backbone lacks.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+
+
+def _shortened(keys: list[str], limit: int = 5) -> str:
+    rest = len(keys) - limit
+    return ", ".join(keys[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def load_backbone(
+    backbone: nn.Module,
+    checkpoint: str,
+    prefix: str = "backbone.",
+    rename: Sequence[tuple[str, str]] = (),
+) -> LoadReport:
+    """Loads a checkpoint file or URL into a backbone.
+
+    Args:
+        backbone: Filled in place.
+        checkpoint: Path or URL. The weights may lie under ``state_dict``,
+            ``model_state_dict`` or ``model``, or be the whole file.
+        prefix: Only keys that start with it are read; it is cut off. The rest of
+            the file (a classification head, say) is not looked at.
+        rename: ``(pattern, replacement)`` regular expressions applied, in order,
+            to what follows the prefix.
+
+    Returns:
+        What matched, which is also logged.
+
+    Raises:
+        ValueError: If the backbone has a parameter or statistic that the file
+            does not fill, or of another shape. A half-loaded backbone would be a
+            silent random layer.
+    """
+    content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    for key in _STATE_KEYS:
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {}
+    for key, value in content.items():
+        key = re.sub(r"^module\.", "", key)
+        if key.startswith(prefix):
+            key = key[len(prefix) :]
+            for pattern, replacement in rename:
+                key = re.sub(pattern, replacement, key)
+            state[key] = value
+    own = backbone.state_dict()
+    wrong_shape = [
+        f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    missing = [
+        key
+        for key in own
+        if key not in state and not key.endswith("num_batches_tracked")
+    ]
+    report = LoadReport(
+        matched=[key for key in own if key in state],
+        missing=missing,
+        unexpected=[key for key in state if key not in own],
+    )
+    summary = (
+        f"{checkpoint}: {len(report.matched)} of {len(own)} keys of "
+        f"{type(backbone).__name__} matched, {len(missing)} missing, "
+        f"{len(report.unexpected)} unexpected"
+    )
+    if missing or wrong_shape:
+        sample = _shortened(list(content))
+        raise ValueError(
+            f"wrong weights. {summary}."
+            + (f" Missing: {_shortened(missing)}." if missing else "")
+            + (f" Other shape: {_shortened(wrong_shape)}." if wrong_shape else "")
+            + f" The file has keys such as {sample}; the prefix looked for is "
+            f"{prefix!r}. Give the file made for this backbone, or set prefix and "
+            "rename of the encoder's `pretrained`."
+        )
+    backbone.load_state_dict(state, strict=False)
+    if report.unexpected:
+        summary += f" ({_shortened(report.unexpected)})"
+    print_log(summary, logger="current")
+    return report

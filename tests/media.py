@@ -1,0 +1,124 @@
+"""Tiny clips for the tests of the datasets, in HAC's layout."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+
+CLASSES = 7
+
+
+def write_video(path, frames, fps=10, **stream):
+    """Encodes ``(T, H, W)`` grey or ``(T, H, W, 3)`` RGB frames with H.264."""
+    frames = np.asarray(frames, dtype=np.uint8)
+    if frames.ndim == 3:
+        frames = np.repeat(frames[..., None], 3, axis=-1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        # `bf=0, crf=1`: near-lossless, one packet per frame.
+        options = {"crf": "1", "bf": "0", "preset": "ultrafast"}
+        video = container.add_stream("libx264", rate=fps, options=options)
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = stream.get("pix_fmt", "yuv420p")
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(frame), format="rgb24"
+            )
+            container.mux(video.encode(picture))
+        container.mux(video.encode())
+
+
+def numbered_frames(count, height=24, width=32, first=20, step=5):
+    """Grey frames of one value each, so that a frame shows its index."""
+    values = first + step * np.arange(count)
+    return np.broadcast_to(values[:, None, None], (count, height, width))
+
+
+def frame_index(frame, first=20, step=5):
+    """The index that :func:`numbered_frames` wrote into a frame."""
+    return round((float(np.mean(frame)) - first) / step)
+
+
+def smooth_frames(count, seed=0, height=24, width=32):
+    """Grey frames of smooth random content, so that crops and flips differ."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    a, b, c = random.uniform(0.1, 0.4, 3)
+    return [
+        128 + 100 * np.sin(a * x + c * t) * np.cos(b * y + t / 5) for t in range(count)
+    ]
+
+
+def write_wav(path, waveform, rate=16000, **kwargs):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(str(path), np.asarray(waveform), rate, **kwargs)
+
+
+def tone(seconds, rate=16000, hertz=440.0, amplitude=0.5):
+    return amplitude * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def write_clip(root, domain, stem, seed=0, frames=30):
+    """Video, flow and sound of one clip. The flow's y is the video's brightness."""
+    content = smooth_frames(frames, seed)
+    write_video(root / domain / "videos" / f"{stem}.mp4", content)
+    for axis, shown in zip("xy", (smooth_frames(frames, seed + 99), content)):
+        write_video(root / domain / "flow" / f"{stem}_flow_{axis}.mp4", shown)
+    write_wav(root / domain / "audio" / f"{stem}.wav", tone(frames / 10))
+
+
+def write_split(root, domain, split, rows, prefix="HAC"):
+    """``rows`` of (file, label), as the real files are: no header, CRLF."""
+    path = root / f"{prefix}_Splits" / f"{prefix}_{split}_only_{domain}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{f},{n}\r\n" for f, n in rows).encode())
+    return path
+
+
+def write_hac(root, train=3, test=2, domains=("human", "animal", "cartoon")):
+    """A whole small dataset; every domain shares the media of the first clips."""
+    for place, domain in enumerate(domains):
+        for split, count in (("train", train), ("test", test)):
+            stems = [f"{split}_{i}" for i in range(count)]
+            for i, stem in enumerate(stems):
+                write_clip(root, domain, stem, seed=10 * place + i)
+            labels = [(i + place) % CLASSES for i in range(count)]
+            rows = [(f"{s}.mp4", n) for s, n in zip(stems, labels)]
+            write_split(root, domain, split, rows)
+    return root
+
+
+def pipelines(train=True, clip_len=4, interval=2, size=16, audio_length=8000):
+    """Video, flow and audio pipelines as a config would have them."""
+    clip = dict(
+        type="SampleClip",
+        clip_len=clip_len,
+        frame_interval=interval,
+        test_mode=not train,
+    )
+    if train:
+        look = [
+            dict(type="RandomResizedCrop"),
+            dict(type="Resize", scale=(size, size), keep_ratio=False),
+            dict(type="ClipFlip", flip_ratio=0.5),
+        ]
+        noise = [dict(type="SpectrogramNoise"), dict(type="FrequencyMask", width=9)]
+    else:
+        look, noise = [dict(type="CenterCrop", crop_size=size)], []
+    shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
+    return dict(
+        video=[
+            dict(type="OpenVideo"), clip, dict(type="DecodeVideo"), *look, shape
+        ],
+        flow=[
+            dict(type="OpenFlowPair"), clip, dict(type="DecodeFlowPair"), *look, shape
+        ],
+        audio=[
+            dict(type="LoadWaveform", span="frames"),
+            dict(type="TileWaveform", length=audio_length),
+            dict(type="LogSpectrogram", nperseg=64, noverlap=32),
+            *noise,
+            dict(type="FormatAudio"),
+        ],
+    )  # fmt: skip

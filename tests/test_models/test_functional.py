@@ -1,0 +1,213 @@
+"""Equations 2, 3, 4 and 8 against slow references written from the paper."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from mmaction_mbcd.models import functional as F
+
+SHAPES = [(1, 2), (3, 4), (16, 8), (7, 3)]
+MODALITIES = ("video", "audio", "flow", "depth")
+
+
+def softmax_rows(logits):
+    rows = []
+    for row in logits.tolist():
+        top = max(row)
+        exps = [math.exp(v - top) for v in row]
+        rows.append([e / sum(exps) for e in exps])
+    return rows
+
+
+def kl_reference(teacher, student):
+    total = 0.0
+    for p, q in zip(softmax_rows(teacher), softmax_rows(student), strict=True):
+        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    return total / len(teacher)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_confidence_sums_the_largest_probabilities(shape):
+    logits = 3 * torch.randn(shape, dtype=torch.float64)
+    expected = sum(max(row) for row in softmax_rows(logits))
+    assert F.modality_confidence(logits).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_confidence_by_hand():
+    # softmax(0, ln 3) = (1/4, 3/4); softmax(0, 0) = (1/2, 1/2).
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]], requires_grad=True)
+    s = F.modality_confidence(logits)
+    assert s.item() == pytest.approx(1.25)
+    assert not s.requires_grad
+    only_first = F.modality_confidence(logits, torch.tensor([True, False]))
+    assert only_first.item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_relative_learning_speed(count, seed):
+    torch.manual_seed(seed)
+    s = {m: torch.rand((), dtype=torch.float64) + 0.1 for m in MODALITIES[:count]}
+    r = F.relative_learning_speed(s)
+    assert list(r) == list(s)
+    for k in s:
+        others = [s[k].item() / s[j].item() for j in s if j != k]
+        assert r[k].item() == pytest.approx(sum(others) / (count - 1), rel=1e-12)
+
+
+def test_relative_learning_speed_by_hand():
+    # r_v = (6/3 + 6/2) / 2 = 2.5; r_a = (3/6 + 3/2) / 2 = 1; r_f = (2/6 + 2/3) / 2.
+    s = {"video": torch.tensor(6.0), "audio": torch.tensor(3.0)}
+    s["flow"] = torch.tensor(2.0)
+    r = F.relative_learning_speed(s)
+    assert [round(float(v), 6) for v in r.values()] == [2.5, 1.0, 0.5]
+
+
+def test_relative_learning_speed_refuses_one_modality():
+    with pytest.raises(ValueError, match=r"at least two; got \['video'\]"):
+        F.relative_learning_speed({"video": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize("r", [0.2, 0.999, 1.0, 1.5, 2.0, 7.0])
+def test_dropout_probability(r):
+    expected = math.tanh(max(r - 1, 0))
+    p = F.dropout_probability(torch.tensor(r, dtype=torch.float64))
+    assert p.item() == pytest.approx(expected, abs=1e-15)
+    if r == 2.0:  # tanh(1) by hand
+        assert p.item() == pytest.approx(0.76159415595)
+
+
+def enumerate_keep(p, present):
+    """P(kept set), by listing every outcome and conditioning on "not none kept"."""
+    outcomes = {}
+    for kept in itertools.product([False, True], repeat=len(p)):
+        if any(k and not has for k, has in zip(kept, present, strict=True)):
+            continue
+        probability = 1.0
+        for k, has, drop in zip(kept, present, p, strict=True):
+            if has:
+                probability *= 1 - drop if k else drop
+        if any(kept):
+            outcomes[kept] = probability
+    norm = sum(outcomes.values())
+    return {kept: v / norm for kept, v in outcomes.items()}
+
+
+@pytest.mark.parametrize(
+    ("p", "present"),
+    [
+        ([0.5, 0.5], [True, True]),
+        ([0.7, 0.0, 0.3], [True, True, True]),
+        ([0.7, 0.2, 0.3], [True, False, True]),
+        ([0.9, 0.8, 0.7, 0.6], [True, True, True, True]),
+        ([0.76, 0.0], [True, False]),
+    ],
+)
+def test_keep_mask_has_the_redrawn_distribution(p, present):
+    """Integrates over a fine grid of uniforms instead of sampling."""
+    points = 12 if len(p) == 4 else 60
+    grid = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    uniforms = torch.cartesian_prod(*[grid] * len(p))
+    keep = F.draw_keep_mask(
+        [torch.tensor(v, dtype=torch.float64) for v in p],
+        [torch.full((len(uniforms),), has) for has in present],
+        uniforms,
+    )
+    expected = enumerate_keep(p, present)
+    for kept in itertools.product([False, True], repeat=len(p)):
+        share = (keep == torch.tensor(kept)).all(1).double().mean().item()
+        # Each threshold is off by at most half a grid cell.
+        tolerance = len(p) * 0.5 / points
+        assert share == pytest.approx(expected.get(kept, 0.0), abs=tolerance)
+    assert keep.any(1).all()
+
+
+def test_keep_mask_keeps_one_even_if_all_are_certain_to_go():
+    ones = [torch.tensor(1.0)] * 2
+    here = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
+    keep = F.draw_keep_mask(ones, here, torch.rand(3, 2))
+    assert keep.sum(1).tolist() == [1, 1, 0]
+    assert keep[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_collaborative_distillation(shape, count):
+    teacher, fused = torch.randn(2, *shape, dtype=torch.float64) * 2
+    uni = {m: torch.randn(shape, dtype=torch.float64) for m in MODALITIES[:count]}
+    expected = kl_reference(teacher, fused)
+    expected += sum(kl_reference(teacher, logits) for logits in uni.values())
+    loss = F.collaborative_distillation(teacher, fused, uni)
+    assert loss.item() == pytest.approx(expected, rel=1e-11)
+
+
+def test_collaborative_distillation_by_hand():
+    # p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812.
+    teacher = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    flat = torch.zeros(1, 2, dtype=torch.float64)
+    loss = F.collaborative_distillation(teacher, teacher, {"video": flat})
+    assert loss.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+
+
+def test_distillation_leaves_the_teacher_alone_and_reaches_every_student():
+    teacher, fused, video = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
+    F.collaborative_distillation(teacher, fused, {"video": video}).backward()
+    assert teacher.grad is None
+    # Gradient of KL(p || softmax(z)) in z is (softmax(z) - p) / N.
+    expected = (video.softmax(1) - teacher.softmax(1)) / 4
+    assert torch.allclose(video.grad, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_distillation_temperature(temperature):
+    teacher, student = torch.randn(2, 5, 4, dtype=torch.float64)
+    expected = temperature**2 * kl_reference(
+        teacher / temperature, student / temperature
+    )
+    got = F.masked_kl_divergence(teacher, student, temperature=temperature)
+    assert got.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_absent_samples_leave_the_means():
+    logits, teacher = torch.randn(2, 6, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    here = torch.tensor([True, False, True, True, False, False])
+    ce = F.masked_cross_entropy(logits, labels, here)
+    probabilities = softmax_rows(logits)
+    rows = [0, 2, 3]
+    expected = -sum(math.log(probabilities[i][labels[i]]) for i in rows) / 3
+    assert ce.item() == pytest.approx(expected, rel=1e-12)
+    kl = F.masked_kl_divergence(teacher, logits, here)
+    assert kl.item() == pytest.approx(kl_reference(teacher[rows], logits[rows]))
+    none = F.masked_cross_entropy(logits.requires_grad_(), labels, here & False)
+    none.backward()
+    assert none.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_uncertainty_perturbation():
+    x = torch.randn(4, 3, 5, 2, dtype=torch.float64)
+    eps_mean, eps_std = torch.randn(2, 4, 3, dtype=torch.float64)
+    out = F.uncertainty_perturbation(x, eps_mean, eps_std)
+    flat = x.reshape(4, 3, 10)
+    mu = flat.sum(2) / 10
+    sigma = (((flat - mu[..., None]) ** 2).sum(2) / 9 + 1e-6).sqrt()
+    spread = [(((v - v.mean(0)) ** 2).sum(0) / 3 + 1e-6).sqrt() for v in (mu, sigma)]
+    new_mu, new_sigma = mu + eps_mean * spread[0], sigma + eps_std * spread[1]
+    expected = (flat - mu[..., None]) / sigma[..., None] * new_sigma[..., None]
+    expected = expected + new_mu[..., None]
+    assert torch.allclose(out, expected.view_as(x), rtol=1e-12, atol=1e-12)
+    zero = torch.zeros_like(eps_mean)
+    assert torch.allclose(F.uncertainty_perturbation(x, zero, zero), x, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_are_computed_in_float32_at_least(dtype):
+    logits = torch.randn(64, 10)
+    half = F.modality_confidence(logits.to(dtype))
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(
+        F.modality_confidence(logits.to(dtype).float()).item(), rel=1e-6
+    )

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Trains with several processes: tools/dist_train.sh CONFIG GPUS [train.py's options]
+# Several machines: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG GPUS [options of train.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+GPUS=$2
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+if [ -z "${PORT:-}" ]; then
+    PORT=29500
+    if [ "$NNODES" = 1 ]; then  # alone: any free port, so that two runs can coexist
+        PORT=$(python -c 'import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    fi
+fi
+TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec torchrun \
+    --nnodes="$NNODES" --node-rank="$NODE_RANK" --nproc-per-node="$GPUS" \
+    --master-addr="$MASTER_ADDR" --master-port="$PORT" \
+    "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"
