@@ -1,6 +1,5 @@
 """Makes ``tests.toys`` importable and keeps the tests' processes small."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,7 +11,8 @@ import torch  # noqa: E402
 
 import mmaction_mbcd  # noqa: E402, F401
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Toy tensors: a second thread costs more than it brings, and far more on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

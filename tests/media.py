@@ -9,18 +9,19 @@ import soundfile
 CLASSES = 7
 
 
-def write_video(path, frames, fps=10, **stream):
-    """Encodes ``(T, H, W)`` grey or ``(T, H, W, 3)`` RGB frames with H.264."""
+def write_video(path, frames, fps=10, codec="libx264", options=None):
+    """Encodes ``(T, H, W)`` grey or ``(T, H, W, 3)`` RGB frames."""
     frames = np.asarray(frames, dtype=np.uint8)
     if frames.ndim == 3:
         frames = np.repeat(frames[..., None], 3, axis=-1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         # `bf=0, crf=1`: near-lossless, one packet per frame.
-        options = {"crf": "1", "bf": "0", "preset": "ultrafast"}
-        video = container.add_stream("libx264", rate=fps, options=options)
+        if options is None:
+            options = {"crf": "1", "bf": "0", "preset": "ultrafast"}
+        video = container.add_stream(codec, rate=fps, options=options)
         video.height, video.width = frames.shape[1:3]
-        video.pix_fmt = stream.get("pix_fmt", "yuv420p")
+        video.pix_fmt = "yuv420p"
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(frame), format="rgb24"
@@ -61,9 +62,9 @@ def tone(seconds, rate=16000, hertz=440.0, amplitude=0.5):
 
 def write_clip(root, domain, stem, seed=0, frames=30):
     """Video, flow and sound of one clip. The flow's y is the video's brightness."""
-    content = smooth_frames(frames, seed)
+    content, other = smooth_frames(frames, seed), smooth_frames(frames, seed + 99)
     write_video(root / domain / "videos" / f"{stem}.mp4", content)
-    for axis, shown in zip("xy", (smooth_frames(frames, seed + 99), content)):
+    for axis, shown in zip("xy", (other, content), strict=True):
         write_video(root / domain / "flow" / f"{stem}_flow_{axis}.mp4", shown)
     write_wav(root / domain / "audio" / f"{stem}.wav", tone(frames / 10))
 
@@ -77,14 +78,14 @@ def write_split(root, domain, split, rows, prefix="HAC"):
 
 
 def write_hac(root, train=3, test=2, domains=("human", "animal", "cartoon")):
-    """A whole small dataset; every domain shares the media of the first clips."""
+    """A whole small dataset. Clip ``i`` of the ``d``-th domain has label ``i + d``."""
     for place, domain in enumerate(domains):
         for split, count in (("train", train), ("test", test)):
             stems = [f"{split}_{i}" for i in range(count)]
             for i, stem in enumerate(stems):
                 write_clip(root, domain, stem, seed=10 * place + i)
             labels = [(i + place) % CLASSES for i in range(count)]
-            rows = [(f"{s}.mp4", n) for s, n in zip(stems, labels)]
+            rows = [(f"{s}.mp4", n) for s, n in zip(stems, labels, strict=True)]
             write_split(root, domain, split, rows)
     return root
 

@@ -1,6 +1,5 @@
 """Clips with several modalities, from domains that are sources or targets."""
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os import path as osp
@@ -217,7 +216,7 @@ class MultiModalDataset(BaseDataset):
             for transform in self.pipelines[modality]:
                 reads = getattr(transform, "reads_from", ())
                 if reads and not set(reads) & set(self.modalities[:place]):
-                    for other in set(reads) & set(later):
+                    for other in (m for m in later if m in reads):
                         raise ValueError(
                             f"{type(transform).__name__} of {modality!r} reads "
                             f"{other!r}, which is loaded after it: put {other!r} "
@@ -225,7 +224,6 @@ class MultiModalDataset(BaseDataset):
                             f"{list(self.modalities)}"
                         )
 
-    @abstractmethod
     def rows(self, domain: str, split: str) -> list[dict]:
         """The rows of one split of one domain.
 
@@ -241,6 +239,7 @@ class MultiModalDataset(BaseDataset):
             ``filename_tmpl``, ...), and any further key (``start`` and ``stop`` in
             seconds, ...) to those of all.
         """
+        raise NotImplementedError(f"{type(self).__name__} must say its rows()")
 
     def annotation_file(self, domain: str, split: str) -> str:
         """The file that :meth:`rows` reads, named by errors."""
@@ -248,10 +247,10 @@ class MultiModalDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """The rows of this use, in the order source by source, then the target."""
-        source_splits = ("train",) if self.use == "train" else ("test",)
         parts = []
         if self.use != "test":
-            parts += [("source", d, s) for d in self.sources for s in source_splits]
+            split = "train" if self.use == "train" else "test"
+            parts += [("source", domain, split) for domain in self.sources]
         if self.use == "test" or self.watch_target:
             splits = SPLITS[self.eval_split]
             parts += [("target", d, s) for d in self.targets for s in splits]

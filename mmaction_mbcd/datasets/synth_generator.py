@@ -22,8 +22,9 @@ motion (swing / flat circle, slanted bounce / steep zigzag, pulse / spin of a ro
 shape) and other pairs that resemble each other in sound (swing / pulse, bounce /
 circle, spin / zigzag). No pair occurs in both lists, so fusion helps.
 
-Every action stays itself under a left-right flip, and no single frame shows the class
-except through the cue.
+A single frame shows the class through the cue and through the apparatus behind the
+object (a rail, a ring, an axle), which in one clip of fifteen
+belongs to another action. Every action stays itself under a left-right flip.
 
 The random numbers of a clip derive from (seed, domain, split, index) alone. Files are
 byte-identical for any number of workers; other versions of FFmpeg, OpenCV or numpy may
@@ -70,7 +71,7 @@ SPLIT_FOLDER = "Synth_Splits"
 _PARTIAL_FILE = "synth.partial.json"
 
 _SUPERSAMPLING = 2
-_TRAIL_OPACITY, _TRAIL_SECONDS = 0.55, 0.35
+_TRUE_TRACK = 0.92  # share of clips whose track is the one of their action
 _CHUNK = 4  # clips per task: small enough that both workers end together
 
 
@@ -99,8 +100,8 @@ class SynthConfig:
             its label. Otherwise (and always in the target) the tint is drawn
             uniformly from all classes, so the tint agrees with the label in
             ``spurious + (1 - spurious) / num_classes`` of the source clips.
-        audio_difficulty: In [0, 1]. The mean signal-to-noise ratio falls from 24 dB
-            at 0 to -6 dB at 1; distractors grow from none to louder than the event.
+        audio_difficulty: In [0, 1]. The mean signal-to-noise ratio falls from 20 dB
+            at 0 to -12 dB at 1; distractors grow from none to louder than the event.
         missing_audio: Fraction in [0, 1] of the clips of each domain and split that
             get no wav file (rounded to whole clips).
         flow_bound: Flow beyond this many pixels per frame is clipped before it is
@@ -359,7 +360,6 @@ def action_pose(action: str, random: Generator, times: np.ndarray) -> Pose:
     share = random.random()
     slant = random.uniform(-1, 1)
     sense = random.choice((-1.0, 1.0))
-    drift = random.uniform(-0.05, 0.05, size=2)
     rocking, breathing = random.uniform(0, 0.1), random.uniform(0, 0.04)
     second = random.uniform(0.5, 1.2) * frequency
 
@@ -372,32 +372,31 @@ def action_pose(action: str, random: Generator, times: np.ndarray) -> Pose:
 
     if action == "swing":
         along, across = amplitude * np.sin(turn), amplitude * np.cos(turn)
-        across *= 0.25 * share * sense
+        across *= 0.2 * share * sense
         direction = math.radians(15) * slant
     elif action == "circle":
         # The flattest of these are close to the roundest swings.
         along, across = amplitude * np.sin(turn), amplitude * np.cos(turn)
-        across *= (0.45 + 0.55 * share) * sense
+        across *= (0.5 + 0.5 * share) * sense
         direction = math.radians(15) * slant
     elif action == "bounce":
         # Parabolic hops: slow at the top, a sudden turn at the bottom.
         along = 2 * amplitude * (np.abs(np.sin(turn / 2)) - 0.6)
-        direction = -math.pi / 2 + math.radians(18) * slant
+        direction = -math.pi / 2 + math.radians(14) * slant
     elif action == "zigzag":
         along = amplitude * (2 / np.pi) * np.arcsin(np.sin(turn))
-        direction = sense * math.radians(45 + 15 * slant)
+        direction = sense * math.radians(45 + 12 * slant)
     elif action == "pulse":
         scale = scale * (1 + (0.18 + 0.2 * share) * np.sin(turn))
     elif action == "spin":
-        angle = angle + sense * 2 * np.pi * (0.3 + 0.5 * share) * times
+        angle = angle + sense * 2 * np.pi * (0.35 + 0.5 * share) * times
     else:
         raise ValueError(f"got action {action!r}, needs one of {list(CLASSES)}")
 
     cos, sin = math.cos(direction), math.sin(direction)
-    progress = np.linspace(-1, 1, len(times))
     return Pose(
-        x=along * cos - across * sin + drift[0] * progress,
-        y=along * sin + across * cos + drift[1] * progress,
+        x=along * cos - across * sin,
+        y=along * sin + across * cos,
         scale=scale,
         angle=angle,
     )
@@ -414,28 +413,39 @@ def render_frames(
     motion = clip_random(config, domain, split, index, _MOTION)
     look = clip_random(config, domain, split, index, _LOOK)
     sensor = clip_random(config, domain, split, index, _SENSOR)
-    times = np.arange(config.frames) / config.fps
-    pose = action_pose(CLASSES[clip_label(config, index)], motion, times)
+    label, count = clip_label(config, index), config.frames
+    # Half of the sketches are drawn "on twos": each drawing is held for two frames.
+    hold = 2 if look.random() < 0.5 and domain == "sketch" else 1
+    times = np.arange(count) // hold * hold / config.fps
+    pose = action_pose(CLASSES[label], motion, times)
+    drift = motion.uniform(-0.04, 0.04, 2) * (times / times[-1] - 0.5)[:, None]
 
     side = config.size * _SUPERSAMPLING
     tint = _tint(config, draw_cue(config, domain, split, index), look)
-    background = _background(domain, 2 * (side * 5 // 8), look)[..., None] * tint
-    shapes = _object_pictures(domain, side * look.uniform(0.14, 0.2), look)
-    shake = _camera_shake(domain, config.frames, side, look)
-    passer = _passer_by(domain, config.frames, side, look)
+    background = _background(domain, 2 * (side * 5 // 8), look)
+    radius = side * look.uniform(0.14, 0.2)
+    shapes = _object_pictures(domain, radius, look)
+    shake = _camera_shake(domain, count, side, look)
+    passer = _passer_by(domain, count, side, look)
 
     # The whole path stays in the picture, up to the edge of the object.
-    reach_x, reach_y = np.abs(pose.x).max(), np.abs(pose.y).max()
-    centre = [
-        0.5 + look.uniform(-1, 1) * max(0.0, 0.33 - reach)
-        for reach in (reach_x, reach_y)
-    ]
-    trail = np.zeros((side, side, 4), np.float32)
-    fade = math.exp(-1 / (config.fps * _TRAIL_SECONDS))
-    frames = np.empty((config.frames, config.size, config.size, 3), np.uint8)
-    for t in range(config.frames):
-        offset = shake[t]
-        margin = (background.shape[0] - side) / 2
+    reach = np.array([np.abs(pose.x).max(), np.abs(pose.y).max()])
+    centre = side * (0.5 + look.uniform(-1, 1, 2) * np.maximum(0, 0.33 - reach))
+    path = centre + side * (drift + np.stack([pose.x, pose.y], axis=1))
+    margin = (background.shape[0] - side) / 2
+    shown = label
+    if look.random() >= _TRUE_TRACK:
+        shown = int(look.integers(config.num_classes))
+    # The track of its own action follows the very path of the object.
+    seen = (
+        clip_random(config, domain, split, index, _MOTION) if shown == label else look
+    )
+    action = CLASSES[shown]
+    _draw_track(domain, background, action, seen, side, radius, centre + margin)
+    background = background[..., None] * tint
+
+    frames = np.empty((count, config.size, config.size, 3), np.uint8)
+    for t, offset in enumerate(shake):
         shift = np.float64([[1, 0, offset[0] - margin], [0, 1, offset[1] - margin]])
         canvas = cv2.warpAffine(
             background, shift, (side, side), borderMode=cv2.BORDER_REFLECT
@@ -446,23 +456,19 @@ def render_frames(
         layer = _place(
             shapes[(t // 3) % len(shapes)],
             side,
-            (centre[0] + pose.x[t]) * side + offset[0],
-            (centre[1] + pose.y[t]) * side + offset[1],
+            *(path[t] + offset),
             pose.scale[t],
             pose.angle[t],
         )
-        _lay_over(canvas, _TRAIL_OPACITY * trail)
         _lay_over(canvas, layer)
-        trail *= fade
-        _lay_over(trail, layer)
         frames[t] = _expose(domain, canvas, config.size, sensor)
     return frames
 
 
 def _tint(config: SynthConfig, cue: int, look: Generator) -> np.ndarray:
     """Colour that stands for class ``cue`` in every domain: (3,) in [0, 1], RGB."""
-    hue = (cue + look.uniform(-0.18, 0.18)) / config.num_classes
-    return _colour(hue, look.uniform(0.35, 0.55), 1.0)
+    hue = (cue + look.uniform(-0.3, 0.3)) / config.num_classes
+    return _colour(hue, look.uniform(0.12, 0.28), 1.0)
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -496,6 +502,43 @@ def _background(domain: str, side: int, look: Generator) -> np.ndarray:
         cv2.line(picture, ends[0], ends[1], shade, 1, cv2.LINE_AA)
     grain = look.normal(0, 0.02, (side, side)).astype(np.float32)
     return np.clip(picture + grain, 0, 1)
+
+
+def _draw_track(
+    domain: str,
+    background: np.ndarray,
+    action: str,
+    motion: Generator,
+    side: int,
+    radius: float,
+    centre: np.ndarray,
+) -> None:
+    """Draw, in place, the apparatus of an action: what a single frame can show of it.
+
+    A rail, pole or ring along the path; two rings that a pulse reaches; the cross of
+    an axle. Its geometry is the same in all domains.
+    """
+    if action == "spin":
+        angle = motion.uniform(0, np.pi)
+        arm = 1.9 * radius * np.array([math.cos(angle), math.sin(angle)])
+        across = np.array([-arm[1], arm[0]])
+        curves = [np.stack([-arm, arm]), np.stack([-across, across])]
+    elif action == "pulse":
+        circle = radius * _outline(0)
+        curves = [1.25 * circle, 1.75 * circle]
+    else:
+        pose = action_pose(action, motion, np.linspace(0, 2, 256))
+        curve = side * np.stack([pose.x, pose.y], axis=1)
+        reach = np.linalg.norm(curve, axis=1).max()
+        curves = [curve * (reach + 1.2 * radius) / reach]  # seen beyond the object
+    shade = {"studio": 0.3, "street": 0.9, "sketch": 0.35}[domain]
+    for curve in curves:
+        points = np.round((curve + centre) * 256).astype(np.int32)
+        thickness = max(2, round(side * 0.036))
+        closed = action == "pulse"
+        cv2.polylines(
+            background, [points], closed, shade, thickness, cv2.LINE_AA, shift=8
+        )
 
 
 def _outline(kind: int) -> np.ndarray:
@@ -559,7 +602,7 @@ def _object_pictures(domain: str, radius: float, look: Generator) -> list[np.nda
     thickness = max(2, round(radius / 7))
     pictures = []
     for _ in range(3):
-        points = turned + look.normal(0, 0.035, turned.shape)
+        points = turned + look.normal(0, 0.02, turned.shape)
         inside, line = draw(points, -1), draw(points, thickness)
         hatching = inside * np.clip(2.5 * stripes - 1.2, 0, 1)
         half = inside * (patches > 0)
@@ -580,7 +623,7 @@ def _camera_shake(domain: str, frames: int, side: int, look: Generator) -> np.nd
     smooth = signal.lfilter([0.35], [1, -0.65], steps, axis=0)[8:]
     smooth -= np.linspace(0, 1, frames)[:, None] * (smooth[-1] - smooth[0])
     smooth -= smooth.mean(0)
-    return smooth * (side * 0.012 / max(smooth.std(), 1e-6))
+    return smooth * (side * 0.008 / max(smooth.std(), 1e-6))
 
 
 class _PasserBy(NamedTuple):
@@ -621,9 +664,9 @@ def _place(
 
 
 def _lay_over(canvas: np.ndarray, layer: np.ndarray) -> None:
-    """Draw a premultiplied RGBA layer over RGB or RGBA, in place."""
+    """Draw a premultiplied RGBA layer over RGB, in place."""
     canvas *= 1 - layer[..., 3:]
-    canvas += layer[..., : canvas.shape[2]]
+    canvas += layer[..., :3]
 
 
 def _expose(
@@ -633,7 +676,7 @@ def _expose(
     if domain == "street":
         canvas = cv2.GaussianBlur(canvas, (0, 0), 1.3)
     picture = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA) * 255
-    noise = {"studio": 1.5, "street": 6.0, "sketch": 3.0}[domain]
+    noise = {"studio": 1.5, "street": 4.5, "sketch": 3.0}[domain]
     picture += noise * sensor.standard_normal(picture.shape, np.float32)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
@@ -729,14 +772,14 @@ def render_audio(config: SynthConfig, domain: str, split: str, index: int) -> So
         action = CLASSES[(label + other) % config.num_classes]
         piece = action_sound(action, domain, other_random, times)
         start = other_random.uniform(0, 0.85) * config.seconds
-        length = other_random.uniform(0.1, 0.25) * config.seconds
+        length = other_random.uniform(0.15, 0.4) * config.seconds
         piece *= (times >= start) & (times < start + length)
         distractors += other_random.uniform(0.6, 1.2) * _unit_peak(piece)
     # Relative to the event's peak: what masks a sound is another as loud as it.
     distractors = _reverberate(distractors, room) * np.abs(event).max()
-    distractors *= 1.2 * config.audio_difficulty
+    distractors *= 1.5 * config.audio_difficulty
 
-    snr_db = 24 - 30 * config.audio_difficulty + noise_random.uniform(-3, 3)
+    snr_db = 20 - 32 * config.audio_difficulty + noise_random.uniform(-3, 3)
     snr_db += {"studio": 2.0, "street": -2.0, "sketch": 0.0}[domain]
     noise = _unit_power(_background_noise(domain, len(times), rate, noise_random))
     noise *= 10 ** (-snr_db / 20)
@@ -773,7 +816,7 @@ def action_sound(
     sound = np.zeros_like(times)
     if action in ("bounce", "circle"):
         sense = -1 if action == "bounce" else 1
-        octaves = 0.6 + 0.9 * share
+        octaves = 0.35 + 1.0 * share
         rate = 1.2 + 1.3 * other
         length = 0.75 / rate
         for start in onsets(rate, 0.1):
@@ -799,14 +842,14 @@ def action_sound(
         for start in onsets(2.0 + 2.0 * share, 0.15):
             sound += window(start, 0.05 + 0.12 * other, 0.02) * filtered
     elif action == "spin":  # two tones in turn
-        interval = 2 ** ((2.5 + 4.5 * share) / 12)
+        interval = 2 ** ((1.5 + 5 * share) / 12)
         rate = 3.0 + 3.0 * other
         upper = np.floor((times - begin) * rate) % 2
         pitches = pitch * np.where(upper == 1, interval, 1.0)
         sound = window(begin, active) * _tone(domain, pitches, times)
     elif action == "zigzag":  # one tone whose loudness trembles
         rate = 3.0 + 3.0 * other
-        depth = 0.6 + 0.35 * share
+        depth = 0.5 + 0.45 * share
         tremor = 1 - depth * (0.5 + 0.5 * np.cos(2 * np.pi * rate * (times - begin)))
         level = np.full_like(times, pitch * 1.15)
         sound = window(begin, active) * tremor * _tone(domain, level, times)
@@ -823,7 +866,7 @@ def _tone(domain: str, pitch: np.ndarray, times: np.ndarray) -> np.ndarray:
         "sketch": {k: 1 / k for k in (1, 3, 5, 7)},
     }[domain]
     if domain == "sketch":
-        pitch = pitch * (1 + 0.012 * np.sin(2 * np.pi * 6.5 * times))
+        pitch = pitch * (1 + 0.03 * np.sin(2 * np.pi * 5.5 * times))
     phase = 2 * np.pi * np.cumsum(pitch) * times[1]
     nyquist = 0.5 / times[1]
     tone = np.zeros_like(times)
@@ -845,7 +888,7 @@ def _room(domain: str, rate: int, random: Generator) -> np.ndarray:
     response = wet * tail / np.sqrt((tail**2).sum())
     response[0] = 1.0
     if domain == "sketch":  # one distinct echo
-        response[int(random.uniform(0.08, 0.16) * rate)] += 0.5
+        response[int(random.uniform(0.08, 0.16) * rate)] += 0.7
     return response
 
 
@@ -862,7 +905,7 @@ def _background_noise(
     exponent = {"studio": 0.1, "street": 0.7, "sketch": 0.4}[domain]
     noise = _unit_power(np.fft.irfft(spectrum * frequency**-exponent, samples))
     if domain == "sketch":
-        pops = random.random(samples) < 8 / rate
+        pops = random.random(samples) < 12 / rate
         noise = noise + 14 * pops * random.standard_normal(samples)
     return noise
 

@@ -81,9 +81,8 @@ def test_through_worker_queues(workers):
     )
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
-        got = [tuple(row) for batch in loader for row in zip(*map(list, batch))]
-        expected = [(int(i), 5, epoch) for i in sampler]
-        assert [tuple(int(v) for v in row) for row in got] == expected
+        got = [row for batch in loader for row in torch.stack(batch, 1).tolist()]
+        assert got == [[int(i), 5, epoch] for i in sampler]
     sampler.set_start(6)
     assert len(list(loader)) == 2
     assert len(list(loader)) == 5

@@ -18,7 +18,7 @@ def test_same_entropy_same_draws_whatever_came_before():
     with seeded(1, 2, 3):
         assert draws() == first
     with seeded(1, 2, 4):
-        assert all(a != b for a, b in zip(draws(), first))
+        assert all(a != b for a, b in zip(draws(), first, strict=True))
 
 
 def test_generators_are_restored_also_after_an_error():

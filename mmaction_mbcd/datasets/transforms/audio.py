@@ -211,7 +211,8 @@ class LogSpectrogram(BaseTransform):
             nperseg=self.nperseg,
             noverlap=self.noverlap,
         )
-        log = np.log(power + self.eps)
+        # In float32 the mean of a flat spectrogram would be off by more than 1e-9.
+        log = np.log(power.astype(np.float64) + self.eps)
         log = (log - log.mean()) / (log.std() + 1e-9)
         results["audios"] = log.astype(np.float32)
         return results

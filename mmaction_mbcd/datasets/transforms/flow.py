@@ -7,7 +7,7 @@ from mmaction.datasets.transforms import Flip
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
-from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError
+from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError, read_frames
 
 FLOW_ZERO = 128
 """The grey value of no motion, and the mean that flow is normalised with."""
@@ -53,7 +53,7 @@ class DecodeFlowPair(BaseTransform):
             results["video_reader"], results["filename"], strict=True
         ):
             try:
-                frames = reader.get_batch(indices).asnumpy()
+                frames = read_frames(reader, indices)
             except DECODER_ERRORS as error:
                 raise UnreadableMediaError.of(results, error, file=name) from error
             components.append([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])

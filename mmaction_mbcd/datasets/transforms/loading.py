@@ -82,8 +82,8 @@ def _check_packets(data: bytes) -> None:
                 f"the index promises {stream.frames} frames, the file holds "
                 f"{len(packets)}"
             )
-        if not (codec.width and codec.height):
-            raise ValueError(f"the {codec.name} stream has no frame size")
+        if codec is None or not (codec.width and codec.height):
+            raise ValueError("the video stream has no known codec or no frame size")
         if codec.name in ("av1", "libdav1d", "libaom-av1"):
             raise ValueError("decord 0.6 cannot decode AV1")
 
@@ -166,6 +166,25 @@ class OpenVideo(DecordInit):
         )
 
 
+def read_frames(reader: decord.VideoReader, indices: np.ndarray) -> list[np.ndarray]:
+    """Decodes frames by index, ``(H, W, 3)`` uint8 each.
+
+    decord 0.6 takes the padding at the end of a row for a fourth channel where the
+    padded row is four times the width (16, 24, 48 and 72 pixels), and its
+    ``get_batch`` fails. There the padding is cut off here.
+    """
+    try:
+        return list(reader.get_batch(indices).asnumpy())
+    except decord.DECORDError as error:
+        if "The size must exactly match" not in str(error):
+            raise
+    frames = [reader[int(i)].asnumpy() for i in indices]
+    return [
+        f.reshape(len(f), -1)[:, : 3 * f.shape[1]].reshape(*f.shape[:2], 3)
+        for f in frames
+    ]
+
+
 @TRANSFORMS.register_module()
 class DecodeVideo(DecordDecode):
     """MMAction2's :class:`DecordDecode` whose failures name the file.
@@ -173,6 +192,13 @@ class DecodeVideo(DecordDecode):
     Required keys: video_reader, frame_inds. Added: imgs (list of ``(H, W, 3)``
     uint8, RGB), original_shape, img_shape.
     """
+
+    def _decord_load_frames(
+        self, container: decord.VideoReader, frame_inds: np.ndarray
+    ) -> list[np.ndarray]:
+        if self.mode == "accurate":
+            return read_frames(container, frame_inds)
+        return super()._decord_load_frames(container, frame_inds)
 
     def transform(self, results: dict) -> dict:
         """Decodes the sampled frames."""

@@ -1,0 +1,208 @@
+"""Train 2N steps = train N, stop anywhere, resume, N more; bit for bit."""
+
+import shutil
+
+import pytest
+import torch
+from mmaction.registry import HOOKS
+from mmengine.hooks import Hook
+
+from toy_runner import hook_of, run_toy
+
+
+def final_state(folder, epoch=4):
+    checkpoint = torch.load(folder / f"epoch_{epoch}.pth")
+    info = dict(checkpoint["message_hub"]["runtime_info"])
+    return checkpoint, {k: info[k] for k in ("best_score", "validated_epoch")}
+
+
+def assert_same_trees(a, b, path=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same_trees(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_trees(x, y, f"{path}/{i}")
+    else:
+        assert a == b, (path, a, b)
+
+
+def compare(whole, resumed):
+    (a, best_a), (b, best_b) = final_state(whole), final_state(resumed)
+    for part in ("state_dict", "ema_state_dict", "optimizer"):
+        assert_same_trees(a[part], b[part], part)
+    assert best_a == best_b
+    names = [{p.name for p in d.glob("best_*.pth")} for d in (whole, resumed)]
+    assert names[0] == names[1] and len(names[0]) == 1
+    best = [torch.load(next(d.glob("best_*.pth"))) for d in (whole, resumed)]
+    assert_same_trees(best[0]["state_dict"], best[1]["state_dict"])
+
+
+BY_STEP = dict(
+    type="ResumableCheckpointHook",
+    by_epoch=False,
+    interval=4,
+    max_keep_ckpts=2,
+    save_best="source/top1",
+    rule="greater",
+)
+
+
+@pytest.mark.parametrize(
+    ("stop", "checkpoint", "workers"),
+    [
+        (dict(stop_at=12), None, 0),  # at the end of an epoch
+        (dict(stop_at=15), None, 2),  # inside one: back to its start, with workers
+        (dict(stop_in_val=2), None, 0),  # during a validation
+        (dict(stop_at=9), BY_STEP, 2),  # checkpoint 8 lies inside epoch 2
+        (dict(stop_in_val=2), BY_STEP, 0),
+        (dict(stop_at=14), BY_STEP, 0),  # checkpoint 12 is the epoch's very end
+    ],
+)
+def test_a_stopped_run_continues_to_the_bit(tmp_path, stop, checkpoint, workers):
+    options = dict(
+        train_dataloader__num_workers=workers,
+        train_dataloader__persistent_workers=workers > 0,
+        custom_hooks=[dict(type="TeacherEMAHook", beta=0.9), dict(type="Trace")],
+    )
+    if checkpoint:
+        options["default_hooks__checkpoint"] = checkpoint
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    trace = hook_of(run_toy(whole, **options), "Trace")
+    stopping = [options["custom_hooks"][0], dict(type="Trace", **stop)]
+    first = hook_of(run_toy(resumed, **options | dict(custom_hooks=stopping)), "Trace")
+    assert len(first.steps) < 24
+    second = hook_of(run_toy(resumed, **options, resume=True), "Trace")
+    start = second.steps[0][0] if second.steps else 24
+    assert 0 < start <= len(first.steps)
+    # Same batches, same losses (augmentation, dropout, masks), same validations.
+    assert second.steps == trace.steps[start:]
+    assert first.steps[:start] == trace.steps[:start]
+    done = dict(first.validations) | dict(second.validations)
+    expected = dict(trace.validations)
+    assert done == expected and sorted(done) == [1, 2, 3, 4]
+    if checkpoint:
+        for folder in (whole, resumed):
+            (folder / "iter_24.pth").rename(folder / "epoch_4.pth")
+    compare(whole, resumed)
+
+
+def test_a_stop_within_an_accumulation_keeps_its_gradients(tmp_path):
+    options = dict(
+        optim_wrapper__accumulative_counts=4,
+        default_hooks__checkpoint=dict(BY_STEP, interval=5),
+    )
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run_toy(whole, **options)
+    hooks = [dict(type="TeacherEMAHook", beta=0.9), dict(type="Trace", stop_at=11)]
+    run_toy(resumed, **options | dict(custom_hooks=hooks))
+    assert "pending_gradients" in torch.load(resumed / "iter_10.pth")
+    run_toy(resumed, **options, resume=True)
+    for folder in (whole, resumed):
+        (folder / "iter_24.pth").rename(folder / "epoch_4.pth")
+    compare(whole, resumed)
+
+
+def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
+    runner = run_toy(
+        tmp_path,
+        randomness=dict(seed=None),
+        custom_hooks=[
+            dict(type="TeacherEMAHook"), dict(type="Trace", stop_at=8)
+        ],
+    )
+    resumed = run_toy(tmp_path, randomness=dict(seed=None), resume=True)
+    assert resumed.seed == runner.seed
+    assert resumed.train_dataloader.sampler.seed == runner.seed
+    steps = hook_of(runner, "Trace").steps
+    assert hook_of(resumed, "Trace").steps[0] == steps[6]
+
+
+def test_epochs_draw_differently_and_steps_do_not_depend_on_history(tmp_path):
+    trace = hook_of(run_toy(tmp_path), "Trace")
+    orders = [[ids for _, _, ids, _ in trace.steps[i : i + 6]] for i in (0, 6)]
+    assert orders[0] != orders[1]
+    assert sorted(sum(orders[0], [])) == sorted(sum(orders[1], []))
+
+
+def test_another_batch_size_is_refused(tmp_path):
+    stop = [dict(type="TeacherEMAHook"), dict(type="Trace", stop_at=8)]
+    run_toy(tmp_path, custom_hooks=stop)
+    with pytest.raises(ValueError, match="6 batches per epoch, this run has 3"):
+        run_toy(tmp_path, train_dataloader__batch_size=8, resume=True)
+
+
+def test_a_stock_sampler_is_skipped_through(tmp_path):
+    """Slower, but it ends where the epoch ends."""
+    stock = dict(type="DefaultSampler", shuffle=False)
+    data = dict(type="ToyDataset", train=False)
+    options = dict(
+        train_dataloader__sampler=stock,
+        train_dataloader__dataset=data,
+        default_hooks__checkpoint=BY_STEP,
+    )
+    whole = hook_of(run_toy(tmp_path / "a", **options), "Trace")
+    stop = [dict(type="TeacherEMAHook", beta=0.9), dict(type="Trace", stop_at=9)]
+    run_toy(tmp_path / "b", **options | dict(custom_hooks=stop))
+    second = hook_of(run_toy(tmp_path / "b", **options, resume=True), "Trace")
+    assert second.steps == whole.steps[8:]
+
+
+def test_a_moved_work_directory_continues_from_itself(tmp_path):
+    stop = [dict(type="TeacherEMAHook", beta=0.9), dict(type="Trace", stop_at=14)]
+    run_toy(tmp_path / "a", custom_hooks=stop)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "a").glob("*.pth")}
+    run_toy(tmp_path / "b", resume=True)
+    now = {p.name: p.read_bytes() for p in (tmp_path / "a").glob("*.pth")}
+    assert kept == now  # nor was the original's best checkpoint removed
+    assert len(list((tmp_path / "b").glob("best_*.pth"))) == 1
+
+
+@HOOKS.register_module()
+class FailingSave(Hook):
+    """Fails while the second checkpoint is being made."""
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if checkpoint["meta"]["epoch"] == 2:
+            raise KeyboardInterrupt
+
+
+def test_the_old_checkpoint_stays_until_the_new_one_is_complete(tmp_path):
+    hooks = [dict(type="TeacherEMAHook"), dict(type="Trace"), dict(type="FailingSave")]
+    run_toy(tmp_path, custom_hooks=hooks)
+    assert [p.name for p in tmp_path.glob("epoch_*.pth")] == ["epoch_1.pth"]
+    assert len(list(tmp_path.glob("best_*.pth"))) == 1
+    torch.load(tmp_path / "epoch_1.pth")
+
+
+def test_only_the_asked_number_of_checkpoints_stays(tmp_path):
+    run_toy(tmp_path)
+    assert [p.name for p in tmp_path.glob("epoch_*.pth")] == ["epoch_4.pth"]
+    assert not list(tmp_path.glob("*.part"))
+
+
+class TestChecksBeforeTheFirstStep:
+    def test_wrong_wrapper(self, tmp_path):
+        stock = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=0.01))
+        with pytest.raises(ValueError, match="MBCDOptimWrapper.*got OptimWrapper"):
+            run_toy(tmp_path, optim_wrapper=stock)
+
+    def test_number_of_classes(self, tmp_path):
+        with pytest.raises(ValueError, match="num_classes is 3, but.*has 5 classes"):
+            run_toy(
+                tmp_path,
+                train_dataloader__dataset=dict(type="ToyDataset", classes=5),
+            )
+
+    def test_no_batch(self, tmp_path):
+        with pytest.raises(ValueError, match="yields no batch: 24 samples"):
+            run_toy(
+                tmp_path,
+                train_dataloader__batch_size=32,
+                train_dataloader__drop_last=True,
+            )

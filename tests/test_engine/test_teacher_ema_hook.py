@@ -1,0 +1,265 @@
+"""The teacher's life: eq. 7, evaluation, checkpoints."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmaction.registry import HOOKS, MODELS
+from mmengine.hooks import Hook
+from torch import nn
+
+from mmaction_mbcd.engine import TeacherEMAHook
+from toy_runner import hook_of, run_toy, toy_run
+from toys import toy_config
+
+EMA = "TeacherEMAHook"
+
+
+@HOOKS.register_module()
+class Students(Hook):
+    """Keeps the student after every optimizer step, in float64."""
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner):
+        self.initial = self._state(runner)
+        self.states = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.optim_wrapper.should_update():
+            self.states.append(self._state(runner))
+
+    def _state(self, runner):
+        return {k: v.clone().double() for k, v in runner.model.state_dict().items()}
+
+
+def recursion(initial, states, beta):
+    """Eq. 7 written out, in float64."""
+    teacher = dict(initial)
+    for student in states:
+        teacher = {k: beta * v + (1 - beta) * student[k] for k, v in teacher.items()}
+    return teacher
+
+
+def run(tmp_path, hook=None, train=True, **kwargs):
+    hook = dict(type=EMA, beta=0.9) | (hook or {})
+    return run_toy(
+        tmp_path,
+        train,
+        custom_hooks=[hook, dict(type="Students"), dict(type="Trace")],
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_teacher_follows_equation_seven_from_the_initial_copy(
+    tmp_path, accumulate
+):
+    runner = run(tmp_path, optim_wrapper__accumulative_counts=accumulate)
+    students = hook_of(runner, "Students")
+    assert len(students.states) == 24 // accumulate  # once per optimizer step
+    expected = recursion(students.initial, students.states, 0.9)
+    teacher = hook_of(runner, EMA).ema_model.module.state_dict()
+    for name, value in teacher.items():
+        if value.dtype.is_floating_point:
+            assert torch.allclose(value.double(), expected[name], atol=2e-7), name
+    share = runner.message_hub.get_info("ema_initial_share")
+    assert share == pytest.approx(0.9 ** (24 // accumulate), rel=1e-5)
+
+
+def test_buffers_can_be_copied_instead_of_averaged(tmp_path):
+    runner = run(tmp_path, dict(update_buffers=False))
+    last = hook_of(runner, "Students").states[-1]
+    teacher = hook_of(runner, EMA).ema_model.module
+    for name, buffer in teacher.named_buffers():
+        assert torch.equal(buffer.double(), last[name]), name
+
+
+def test_a_late_start_copies_until_then(tmp_path):
+    runner = run(tmp_path, dict(begin_iter=10))
+    states = hook_of(runner, "Students").states
+    expected = recursion(states[8], states[9:], 0.9)  # iterations 1..9 copied
+    teacher = hook_of(runner, EMA).ema_model.module
+    for name, p in teacher.named_parameters():
+        assert torch.allclose(p.double(), expected[name], atol=2e-7), name
+
+
+def test_the_running_mean_starts_half_and_half(tmp_path):
+    hook = dict(beta=None, ema_type="StochasticWeightAverage", begin_iter=20)
+    runner = run(tmp_path, hook)
+    states = hook_of(runner, "Students").states[18:]
+    teacher = hook_of(runner, EMA).ema_model.module
+    for name, p in teacher.named_parameters():
+        mean = sum(s[name] for s in states) / len(states)
+        assert torch.allclose(p.double(), mean, atol=2e-7), name
+
+
+def test_a_step_that_the_scaler_skips_leaves_the_teacher_alone():
+    hook = TeacherEMAHook(beta=0.5)
+    p = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([p], 0.1)
+    optimizer.register_step_post_hook(hook._after_optimizer_step)
+    assert not hook._stepped  # no optimizer step, no move: the scaler does not call
+    optimizer.step()
+    assert hook._stepped
+    # A fused optimizer is called even then, and skips inside its kernel.
+    hook._after_optimizer_step(SimpleNamespace(found_inf=torch.tensor(1.0)))
+    assert not hook._stepped
+    hook._after_optimizer_step(SimpleNamespace(found_inf=torch.tensor(0.0)))
+    assert hook._stepped
+
+
+def test_the_teacher_is_nobodys_parameter(tmp_path):
+    runner = run(tmp_path, train_cfg__max_epochs=1)
+    hook = hook_of(runner, EMA)
+    teacher = hook.ema_model.module
+    own = {id(p) for p in runner.model.parameters()}
+    stem = {id(p) for n in teacher.stem_modules()
+            for p in teacher.get_submodule(n).parameters()}
+    private = [p for p in teacher.parameters() if id(p) not in own]
+    assert stem and stem <= own  # shared, not copied
+    assert len(private) + len(stem) == len(list(teacher.parameters()))
+    optimized = {
+        id(p) for g in runner.optim_wrapper.optimizer.param_groups for p in g["params"]
+    }
+    assert not optimized & {id(p) for p in private}
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher.training
+    assert not any(m is teacher for m in runner.model.modules())
+
+    checkpoint = torch.load(tmp_path / "epoch_1.pth")
+    assert set(checkpoint["state_dict"]) == set(runner.model.state_dict())
+    averaged = set(checkpoint["ema_state_dict"]) - {"steps"}
+    stem_names = tuple(f"{n}." for n in teacher.stem_modules())
+    assert averaged == {
+        f"module.{n}" for n in runner.model.state_dict() if not n.startswith(stem_names)
+    }
+
+
+def test_a_checkpoint_loads_for_inference_without_the_hooks(tmp_path):
+    runner = run(tmp_path)
+    cfg = toy_run(tmp_path)["model"]
+    model = MODELS.build(cfg)
+    state = torch.load(tmp_path / "epoch_4.pth")["state_dict"]
+    model.load_state_dict(state, strict=True)
+    teacher = hook_of(runner, EMA).ema_model.module
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("evaluate", ["teacher", "student"])
+def test_the_chosen_model_is_evaluated_and_both_are_restored(tmp_path, evaluate):
+    runner = run(tmp_path, dict(evaluate=evaluate))
+    trace = hook_of(runner, "Trace")
+    final = trace.validations[-1][1]
+    student = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    states = hook_of(runner, "Students").states
+    for name in student:  # training was not disturbed by four swaps
+        assert torch.equal(student[name].double(), states[-1][name])
+    checkpoint = torch.load(tmp_path / "epoch_4.pth")
+    assert checkpoint["meta"]["state_dict_holds"] == evaluate
+    teacher = hook_of(runner, EMA).ema_model.module.state_dict()
+    held = teacher if evaluate == "teacher" else student
+    assert all(torch.equal(checkpoint["state_dict"][k], held[k]) for k in held)
+
+    for weights in ("teacher", "student"):  # both can be tested from one file
+        tester = run_toy(
+            tmp_path / weights,
+            train=False,
+            custom_hooks=[dict(type=EMA, beta=0.9, evaluate=weights)],
+            load_from=str(tmp_path / "epoch_4.pth"),
+        )
+        metrics = tester.test()
+        if weights == evaluate:
+            assert metrics["source/top1"] == pytest.approx(final["source/top1"])
+            if evaluate == "teacher":
+                assert metrics["student"] == pytest.approx(final["student"])
+        elif evaluate == "teacher":
+            assert metrics["source/top1"] == pytest.approx(final["student"])
+    if evaluate == "teacher":
+        assert final["student"] != pytest.approx(final["source/top1"], abs=1e-6)
+
+
+def test_training_from_loaded_weights_starts_with_what_was_evaluated(tmp_path):
+    run(tmp_path)
+    held = torch.load(tmp_path / "epoch_4.pth")["state_dict"]
+    runner = run(
+        tmp_path / "finetune",
+        load_from=str(tmp_path / "epoch_4.pth"),
+        train_cfg__max_epochs=1,
+    )
+    initial = hook_of(runner, "Students").initial
+    for name, value in held.items():
+        assert torch.equal(initial[name], value.double()), name
+    # and the teacher from the student's copy, with the whole weight on it
+    share = runner.message_hub.get_info("ema_initial_share")
+    assert share == pytest.approx(0.9**6, rel=1e-5)
+
+
+def test_a_checkpoint_without_averaged_weights_can_be_tested(tmp_path):
+    run_toy(
+        tmp_path,
+        custom_hooks=[dict(type="Trace")],
+        model__objectives=[dict(type="ClassificationObjective")],
+    )
+    runner = run(
+        tmp_path / "test", train=False, load_from=str(tmp_path / "epoch_4.pth")
+    )
+    plain = run_toy(
+        tmp_path / "plain",
+        train=False,
+        custom_hooks=[],
+        load_from=str(tmp_path / "epoch_4.pth"),
+    )
+    expected = plain.test()["source/top1"]
+    assert runner.test()["source/top1"] == pytest.approx(expected)
+
+
+def test_averaged_weights_of_another_model_are_refused(tmp_path):
+    run(tmp_path, train_cfg__max_epochs=1)
+    other = toy_run(tmp_path)["model"] | dict(
+        unimodal_head=dict(type="MLPHead", hidden_channels=9)
+    )
+    runner = run(
+        tmp_path / "other",
+        train=False,
+        model=other,
+        load_from=str(tmp_path / "epoch_1.pth"),
+    )
+    with pytest.raises(ValueError, match="averaged weights.*are of another model"):
+        runner.test()
+
+
+def test_a_drifting_stem_is_not_shared(tmp_path):
+    model = toy_run(tmp_path)["model"]
+    model["encoders"] = copy.deepcopy(model["encoders"])
+    for encoder in model["encoders"].values():
+        encoder["stem_norm_eval"] = False
+    runner = run(tmp_path, model=model)
+    students = hook_of(runner, "Students")
+    expected = recursion(students.initial, students.states, 0.9)
+    teacher = hook_of(runner, EMA).ema_model.module.state_dict()
+    key = "encoders.video.backbone.conv1.1.running_mean"
+    assert torch.allclose(teacher[key].double(), expected[key], atol=1e-6)
+    assert not torch.equal(teacher[key].double(), students.states[-1][key])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(beta=1.0), r"beta must lie in \(0, 1\); got 1.0"),
+        (dict(beta=0.9, momentum=0.1), "not both"),
+        (dict(evaluate="both"), "evaluate must be teacher or student"),
+    ],
+)
+def test_wrong_values(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        TeacherEMAHook(**kwargs)
+
+
+def test_a_foreign_model_is_refused(tmp_path):
+    model = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="Linear has no bind_teacher"):
+        TeacherEMAHook().before_run(SimpleNamespace(model=model))
+    assert toy_config()["num_classes"] == 3
