@@ -9,6 +9,7 @@ host without touching its files, is safe to call twice, and says when it can go.
 
 from __future__ import annotations  # an old Python, too, must reach check_versions
 
+import importlib
 import importlib.util
 import os
 import os.path as osp
@@ -280,6 +281,9 @@ def apply() -> None:
     with warnings.catch_warnings():
         # MMEngine needs pkg_resources, whose import warns with setuptools 80.
         warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+        # mmcv-lite says at import that it lacks an operator that nobody asked for.
+        warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDef")
+        importlib.import_module("mmcv.cnn.bricks.transformer")
         stub_missing_drn()
         skip_text_models()
         declare_torchvision_ops()

@@ -1,6 +1,7 @@
 """A complete MMEngine run on toy data, in seconds and in one process."""
 
 import copy
+import uuid
 
 import numpy as np
 import torch
@@ -130,6 +131,8 @@ def toy_run(work_dir, **kwargs):
             unimodal_head=head,
         ),
         work_dir=str(work_dir),
+        # Runs of one second would share MMEngine's message hub.
+        experiment_name=uuid.uuid4().hex,
         train_dataloader=loader,
         val_dataloader=val,
         test_dataloader=val,

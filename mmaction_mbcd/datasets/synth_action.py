@@ -34,7 +34,7 @@ class SynthActionDataset(HACDataset):
 
     def __init__(self, data_root: str, **kwargs) -> None:
         path = osp.join(data_root, "synth.json")
-        command = f"`python tools/data/make_synth_action.py --out {data_root}`"
+        command = f"`python tools/data/make_synth_action.py {data_root}`"
         try:
             with open(path, encoding="utf-8") as file:
                 made = json.load(file)

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..datasets.seeding import derive_seed
 
-_VALIDATED = "validated_epoch"
-_BATCHES = "batches_per_epoch"
+_VALIDATED = "resume_validated_epoch"
+_BATCHES = "resume_batches_per_epoch"
 
 
 @LOOPS.register_module()
@@ -53,6 +53,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             sampler.seed = self.runner.seed
         self.runner.call_hook("before_train")
         self.runner.message_hub.update_info(_BATCHES, len(self.dataloader))
+        if self._iter == 0:
+            # MMEngine names a run by the second: another run of this process may
+            # have left its information under the same name.
+            self.runner.message_hub.update_info(_VALIDATED, 0)
         self._decide_current_val_interval()
         if self._epoch > 0:
             self._validate_if_due()

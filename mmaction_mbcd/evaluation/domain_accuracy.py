@@ -42,7 +42,7 @@ class DomainAccuracy(BaseMetric):
 
     def __init__(
         self,
-        companions: Sequence[str] = ("student",),
+        companions: Sequence[str] = ("student", "teacher"),
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:

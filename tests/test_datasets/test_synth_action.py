@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from media import pipelines, write_clip, write_split
 from mmaction_mbcd.datasets import SynthActionDataset
 
-COMMAND = "python tools/data/make_synth_action.py --out"
+COMMAND = "python tools/data/make_synth_action.py"
 
 
 def describe(root, **kwargs):

@@ -293,8 +293,8 @@ def test_spurious_changes_the_tint_alone():
         )
     one, two = (render_frames(c, "studio", "train", differing) for c in (free, tied))
     assert np.abs(one - two.astype(float)).mean() > 10
-    flows = [compute_flow(frames).ravel() for frames in (one, two)]
-    assert np.corrcoef(flows)[0, 1] > 0.8
+    # The object has its own colour: its pixels are equal, noise included.
+    assert 0.02 < (one == two).all(axis=-1).mean() < 0.3
     np.testing.assert_array_equal(
         render_audio(free, "studio", "train", differing).mix(),
         render_audio(tied, "studio", "train", differing).mix(),

@@ -13,7 +13,7 @@ from toy_runner import hook_of, run_toy
 def final_state(folder, epoch=4):
     checkpoint = torch.load(folder / f"epoch_{epoch}.pth")
     info = dict(checkpoint["message_hub"]["runtime_info"])
-    return checkpoint, {k: info[k] for k in ("best_score", "validated_epoch")}
+    return checkpoint, {k: info[k] for k in ("best_score", "resume_validated_epoch")}
 
 
 def assert_same_trees(a, b, path=""):
