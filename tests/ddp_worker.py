@@ -30,7 +30,9 @@ def model_and_teacher():
 
 
 def train(model, module, rank, world, order, sync, accumulate=1):
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.2)
+    optimizer = torch.optim.SGD(
+        [p for p in module.parameters() if p.requires_grad], 0.2
+    )
     optim = MBCDOptimWrapper(
         optimizer=optimizer,
         inner_lr=0.5,
@@ -54,9 +56,7 @@ def worker(rank, port, order, sync, folder, accumulate):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     model, _ = model_and_teacher()
-    wrapped = MMDistributedDataParallel(
-        model, device_ids=None, broadcast_buffers=False
-    )
+    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
     names = {n for n, _ in wrapped.named_parameters()}
     assert not any("teacher" in n for n in names)
     train(wrapped, model, rank, 2, order, sync, accumulate)

@@ -6,10 +6,10 @@ import uuid
 import numpy as np
 import torch
 from mmaction.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor
-from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmaction_mbcd.datasets.seeding import seeded

@@ -13,7 +13,9 @@ from mmaction_mbcd.models.stages import Stage, backbone_stages
 class ToyBackbone(nn.Module):
     """Three stages of ``Linear - [BatchNorm] - tanh`` on ``(N, C, T)`` inputs."""
 
-    def __init__(self, in_channels: int = 4, width: int = 5, norm: bool = False) -> None:
+    def __init__(
+        self, in_channels: int = 4, width: int = 5, norm: bool = False
+    ) -> None:
         super().__init__()
         self.feat_dim = width
         self.res_layers = ["layer1", "layer2"]

@@ -76,7 +76,10 @@ def plot_curves(
                 key = f"{role}/{m}/top1"
                 if key in frame:
                     ax.plot(
-                        frame.index, 100 * frame[key], lw=1.2, label=m,
+                        frame.index,
+                        100 * frame[key],
+                        lw=1.2,
+                        label=m,
                         color=colours(index),
                     )
             ax.plot(
@@ -84,7 +87,10 @@ def plot_curves(
             )
             if f"student/{role}/top1" in frame:
                 ax.plot(
-                    frame.index, 100 * frame[f"student/{role}/top1"], "k:", lw=1.2,
+                    frame.index,
+                    100 * frame[f"student/{role}/top1"],
+                    "k:",
+                    lw=1.2,
                     label="fused, student",
                 )
             if selected and title in selected:

@@ -23,8 +23,6 @@ def accuracy_interval(
     """
     correct = round(accuracy * count)
     if count < 1 or abs(correct - accuracy * count) > 1e-3:
-        raise ValueError(
-            f"an accuracy of {accuracy} is not a share of N={count} clips"
-        )
+        raise ValueError(f"an accuracy of {accuracy} is not a share of N={count} clips")
     interval = binomtest(correct, count).proportion_ci(confidence, method="wilson")
     return interval.low, interval.high

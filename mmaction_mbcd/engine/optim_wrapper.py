@@ -75,7 +75,9 @@ class InnerStepMixin:
         """What the inner loss is multiplied by against underflow."""
         return 1.0
 
-    def inner_update(self, loss: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    def inner_update(
+        self, loss: Tensor, params: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         r"""One step of plain gradient descent that autograd can see through.
 
         .. math:: \theta' = \theta - \alpha \nabla_\theta L(\theta)
@@ -117,9 +119,7 @@ class InnerStepMixin:
         else:
             dist.all_reduce(flat, op="mean")
         parts = flat.split([g.numel() for g in gradients])
-        return [
-            part.view_as(g) for part, g in zip(parts, gradients, strict=True)
-        ]
+        return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
     def sync_confidences(
         self, sums: Tensor, counts: Tensor, here: list[bool]

@@ -153,9 +153,7 @@ class TeacherEMAHook(EMAHook):
             self._copy_student()
         # Kept with the run's information, so that it is saved and resumed.
         runner.message_hub.update_info("ema_initial_share", float(self._share))
-        runner.message_hub.update_scalar(
-            "train/ema_initial_share", float(self._share)
-        )
+        runner.message_hub.update_scalar("train/ema_initial_share", float(self._share))
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Says how much of the initial weights the teacher still holds."""

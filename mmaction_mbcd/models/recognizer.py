@@ -21,7 +21,9 @@ from .step import StepOutputs
 class InnerStep(Protocol):
     """What the optimizer wrapper offers to the recognizer during a step."""
 
-    def inner_update(self, loss: Tensor, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    def inner_update(
+        self, loss: Tensor, params: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Returns theta' = theta - alpha * gradient of ``loss``."""
 
     def sync_confidences(
@@ -210,7 +212,7 @@ class MultiModalRecognizer(BaseModel):
         return problems
 
     def adaptable_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
-        """theta of eq. 5: ``{modality: {name below the encoder: parameter}}``."""
+        """Theta of eq. 5: ``{modality: {name below the encoder: parameter}}``."""
         return {
             m: {name: encoder.get_parameter(name) for name in self._adaptable[m]}
             for m, encoder in self.encoders.items()
@@ -228,9 +230,7 @@ class MultiModalRecognizer(BaseModel):
                 if parameter.requires_grad and scope.search(f"{m}.{name}")
             ]
             buffers[m] = [
-                name
-                for name, _ in encoder.named_buffers()
-                if not name.startswith(stem)
+                name for name, _ in encoder.named_buffers() if not name.startswith(stem)
             ]
         return parameters, buffers
 
@@ -297,7 +297,9 @@ class MultiModalRecognizer(BaseModel):
     # ------------------------------------------------------------------ the step
 
     def forward(
-        self, inputs: dict[str, Tensor], data_samples: list | None = None,
+        self,
+        inputs: dict[str, Tensor],
+        data_samples: list | None = None,
         mode: str = "tensor",
     ) -> dict[str, Tensor] | list | Tensor:
         """MMEngine's three modes.
@@ -318,9 +320,7 @@ class MultiModalRecognizer(BaseModel):
             return self.evaluate(self._stems(inputs, batch), batch).fused_logits
         raise ValueError(f"mode must be loss, predict or tensor; got {mode!r}")
 
-    def loss(
-        self, inputs: dict[str, Tensor], data_samples: list
-    ) -> dict[str, Tensor]:
+    def loss(self, inputs: dict[str, Tensor], data_samples: list) -> dict[str, Tensor]:
         """One training step up to its losses; the wrapper's backward follows."""
         batch = self._read(inputs, data_samples)
         states = self._stems(inputs, batch)
@@ -506,7 +506,7 @@ class MultiModalRecognizer(BaseModel):
         return outputs
 
     def _inner_update(self, outputs: StepOutputs) -> dict[str, dict[str, Tensor]]:
-        """theta' of eq. 5, from the unimodal cross-entropies alone."""
+        """Theta' of eq. 5, from the unimodal cross-entropies alone."""
         if self._bound.inner_step is None:
             raise RuntimeError(
                 "the model takes an inner step (model.inner_step), but the optimizer "

@@ -11,7 +11,7 @@ from torch import nn
 from mmaction_mbcd.engine import AmpMBCDOptimWrapper, MBCDOptimWrapper
 from mmaction_mbcd.engine.optim_wrapper import InnerStepMixin
 from tests_support import assert_same_gradients, gradients
-from toys import PlainInnerStep, build_toy, labels_of, toy_batch, total
+from toys import PlainInnerStep, build_toy, labels_of, total, toy_batch
 
 OBJECTIVES = [dict(type="ClassificationObjective")]
 
@@ -56,11 +56,11 @@ def test_the_wrapper_is_lent_for_the_step_only_even_if_it_fails():
 def test_accumulation_takes_the_right_number_of_steps(cls):
     """10 micro-batches by 4 are 3 steps, whose gradients are the means."""
     inner = cls is MBCDOptimWrapper
-    model = build_toy(
-        inner_step=dict() if inner else None, objectives=OBJECTIVES
-    )
+    model = build_toy(inner_step=dict() if inner else None, objectives=OBJECTIVES)
     reference = copy.deepcopy(model)
-    optim = wrapper(model, cls, accumulative_counts=4, **({"inner_lr": 0.3} if inner else {}))
+    optim = wrapper(
+        model, cls, accumulative_counts=4, **({"inner_lr": 0.3} if inner else {})
+    )
     optim.initialize_count_status(model, 0, 10)
     taken = []
     optim.optimizer.register_step_post_hook(lambda *_: taken.append(optim.inner_count))
@@ -84,9 +84,7 @@ def test_bfloat16_autocast_agrees_with_float32():
     """Relative error of the whole gradient within bfloat16's 8 bits."""
     found = []
     for enabled in (False, True):
-        model = build_toy(
-            dtype=torch.float32, inner_step=dict(), objectives=OBJECTIVES
-        )
+        model = build_toy(dtype=torch.float32, inner_step=dict(), objectives=OBJECTIVES)
         optim = wrapper(model, inner_lr=0.1)
         batch = toy_batch(dtype=torch.float32)
         with (

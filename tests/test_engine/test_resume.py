@@ -111,9 +111,7 @@ def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
     runner = run_toy(
         tmp_path,
         randomness=dict(seed=None),
-        custom_hooks=[
-            dict(type="TeacherEMAHook"), dict(type="Trace", stop_at=8)
-        ],
+        custom_hooks=[dict(type="TeacherEMAHook"), dict(type="Trace", stop_at=8)],
     )
     resumed = run_toy(tmp_path, randomness=dict(seed=None), resume=True)
     assert resumed.seed == runner.seed

@@ -53,9 +53,7 @@ def run(tmp_path, hook=None, train=True, **kwargs):
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_the_teacher_follows_equation_seven_from_the_initial_copy(
-    tmp_path, accumulate
-):
+def test_the_teacher_follows_equation_seven_from_the_initial_copy(tmp_path, accumulate):
     runner = run(tmp_path, optim_wrapper__accumulative_counts=accumulate)
     students = hook_of(runner, "Students")
     assert len(students.states) == 24 // accumulate  # once per optimizer step
@@ -115,8 +113,11 @@ def test_the_teacher_is_nobodys_parameter(tmp_path):
     hook = hook_of(runner, EMA)
     teacher = hook.ema_model.module
     own = {id(p) for p in runner.model.parameters()}
-    stem = {id(p) for n in teacher.stem_modules()
-            for p in teacher.get_submodule(n).parameters()}
+    stem = {
+        id(p)
+        for n in teacher.stem_modules()
+        for p in teacher.get_submodule(n).parameters()
+    }
     private = [p for p in teacher.parameters() if id(p) not in own]
     assert stem and stem <= own  # shared, not copied
     assert len(private) + len(stem) == len(list(teacher.parameters()))

@@ -55,9 +55,15 @@ BACKBONES = {
     ),
     "resnet3d": (
         dict(
-            type="ResNet3d", depth=18, base_channels=4, num_stages=3,
-            spatial_strides=(1, 2, 2), temporal_strides=(1, 1, 2),
-            dilations=(1, 1, 1), out_indices=(2,), inflate=(1, 1, 1),
+            type="ResNet3d",
+            depth=18,
+            base_channels=4,
+            num_stages=3,
+            spatial_strides=(1, 2, 2),
+            temporal_strides=(1, 1, 2),
+            dilations=(1, 1, 1),
+            out_indices=(2,),
+            inflate=(1, 1, 1),
             non_local=(0, 0, 0),
         ),
         (2, 3, 8, 16, 16),
@@ -66,7 +72,10 @@ BACKBONES = {
     "resnet": (dict(type="ResNet", depth=18, in_channels=1), (2, 1, 20, 17), 512),
     "mmpretrain": (
         dict(
-            type="mmpretrain.ResNet", depth=18, in_channels=1, stem_channels=8,
+            type="mmpretrain.ResNet",
+            depth=18,
+            in_channels=1,
+            stem_channels=8,
             base_channels=8,
         ),
         (2, 1, 20, 17),
@@ -74,7 +83,10 @@ BACKBONES = {
     ),
     "mmpretrain deep stem": (
         dict(
-            type="mmpretrain.ResNetV1d", depth=50, in_channels=1, stem_channels=8,
+            type="mmpretrain.ResNetV1d",
+            depth=50,
+            in_channels=1,
+            stem_channels=8,
             base_channels=4,
         ),
         (2, 1, 20, 17),
@@ -105,7 +117,9 @@ def test_branch_after_stem_equals_the_host(name):
         with torch.no_grad():
             host = encoder.backbone(x)
             state = encoder.stem(x)
-            before = [t.clone() for t in (state if isinstance(state, tuple) else [state])]
+            before = [
+                t.clone() for t in (state if isinstance(state, tuple) else [state])
+            ]
             out = encoder(state)
         maps = host if isinstance(host, tuple) else (host,)
         expected = torch.cat([m.flatten(2).mean(2) for m in reversed(maps)], 1)
@@ -134,9 +148,7 @@ def test_only_the_branch_is_trainable_and_the_stem_stays_in_eval_mode(name):
     encoder(encoder.stem(x)).sum().backward()
     for n, p in encoder.named_parameters():
         assert (p.grad is not None) == ("layer4" in n), n
-    changed = {
-        n for n, b in encoder.named_buffers() if not torch.equal(b, buffers[n])
-    }
+    changed = {n for n, b in encoder.named_buffers() if not torch.equal(b, buffers[n])}
     assert changed and all("layer4" in n for n in changed)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tests_support import assert_same_gradients, gradients
-from toys import PlainInnerStep, build_toy, labels_of, toy_batch, total
+from toys import PlainInnerStep, build_toy, labels_of, total, toy_batch
 
 OBJECTIVES = [dict(type="ClassificationObjective")]
 MBCD = [*OBJECTIVES, dict(type="CollaborativeDistillation", weight=0.7)]
@@ -85,9 +85,7 @@ def reference_gradients(model, batch, alpha, order):
 @pytest.mark.parametrize("alpha", [0.0, 1e-2, 0.5])
 def test_gradients_equal_a_copied_maml_reference(count, order, alpha):
     modalities = MODALITIES[:count]
-    model = build_toy(
-        names=modalities, inner_step=dict(), objectives=OBJECTIVES
-    )
+    model = build_toy(names=modalities, inner_step=dict(), objectives=OBJECTIVES)
     batch = toy_batch(modalities)
     expected = reference_gradients(model, batch, alpha, order)
     run_step(model, batch, alpha, order)

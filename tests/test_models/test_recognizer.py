@@ -13,9 +13,9 @@ from toys import (
     PlainInnerStep,
     build_toy,
     labels_of,
+    total,
     toy_batch,
     toy_config,
-    total,
 )
 
 MBCD = [
@@ -233,7 +233,7 @@ class TestFusion:
         dropped = (fused[:, 0] == 0).float().mean().item()
         assert dropped == pytest.approx(p, abs=4 * (p * (1 - p) / 20000) ** 0.5)
         assert (fused[:, 2:] == 1).all()  # no rescaling, the others stay
-        assert ((fused[:, 0] == fused[:, 1])).all()  # a modality goes as a whole
+        assert (fused[:, 0] == fused[:, 1]).all()  # a modality goes as a whole
 
     def test_rescale_divides_by_the_keep_probability(self):
         _, fused, logs = self.run(rescale=True)

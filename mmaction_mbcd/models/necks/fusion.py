@@ -120,7 +120,9 @@ class AMDFusion(ConcatFusion):
         p, speed = self.drop_probabilities(modalities, confidences or {}, like)
         count = len(features[modalities[0]])
         rows = count if self.granularity == "sample" else 1
-        uniforms = torch.rand(rows, len(modalities), dtype=like.dtype, device=like.device)
+        uniforms = torch.rand(
+            rows, len(modalities), dtype=like.dtype, device=like.device
+        )
         keep = functional.draw_keep_mask(
             [p[m] for m in modalities],
             [present[m] for m in modalities],

@@ -89,7 +89,5 @@ val_dataloader = dict(
 test_dataloader = dict(
     **_loader,
     sampler=dict(type="ResumableSampler", shuffle=False),
-    dataset=dict(
-        _dataset, use="test", eval_split="full", pipelines=test_pipelines
-    ),
+    dataset=dict(_dataset, use="test", eval_split="full", pipelines=test_pipelines),
 )

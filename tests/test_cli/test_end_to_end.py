@@ -1,0 +1,361 @@
+"""From encoded files to a result through the command line, in real processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmaction
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from mmaction_mbcd.datasets.synth_generator import SynthConfig, generate
+
+HOST_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
+CONFIGS = "configs/mbcd/synth_action"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Six actions, two training and one test clip each, in three domains."""
+    folder = tmp_path_factory.mktemp("cli_synth")
+    generate(
+        folder, SynthConfig(train_per_class=2, test_per_class=1), 2, progress=False
+    )
+    return folder
+
+
+def run(repo, tool, *args, check=True, **environment):
+    """Runs a tool in its own process and returns it with its output."""
+    command = [str(tool)] if str(tool).endswith(".sh") else [sys.executable, str(tool)]
+    done = subprocess.run(
+        [*command, *map(str, args)],
+        cwd=repo,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo / "tests")}
+        | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def small(data, **changes):
+    """``--cfg-options`` for a run of one epoch of 6 steps."""
+    options = {
+        "train_cfg.max_epochs": 1,
+        "train_dataloader.batch_size": 4,
+        "val_dataloader.batch_size": 8,
+    }
+    for split in ("train", "val", "test"):
+        options[f"{split}_dataloader.dataset.data_root"] = data
+    options |= {key.replace("__", "."): value for key, value in changes.items()}
+    return ["--cfg-options", *(f"{k}={v}" for k, v in options.items())]
+
+
+def test_the_demo(repo, tmp_path):
+    out = tmp_path / "demo"
+    done = run(
+        repo,
+        "tools/demo.py",
+        "--out",
+        out,
+        "--epochs",
+        2,
+        "--train-per-class",
+        3,
+        "--test-per-class",
+        1,
+        COLUMNS="140",
+    )
+    table = pd.read_csv(out / "results.csv").set_index("method")
+    assert list(table.index) == ["ERM", "EMA", "MBCD"]
+    for method in table.index:
+        found = json.loads((out / method.lower() / "results.json").read_text())
+        row = table.loc[method]
+        top1 = 100 * found["metrics"]["target/top1"]
+        assert row["fused top1"] == pytest.approx(top1)
+        assert row["low"] < top1 + 1e-9 and top1 - 1e-9 < row["high"]
+        assert row["N"] == found["N"]["target"] == 24  # 6 classes x (3 + 1)
+        for m in ("video", "audio", "flow"):
+            expected = 100 * found["metrics"][f"target/{m}/top1"]
+            assert row[f"{m} top1"] == pytest.approx(expected)
+        assert f"{row['fused top1']:.1f} [" in done.stdout
+    assert pd.isna(table.loc["ERM", "student top1"])
+    assert not pd.isna(table.loc["MBCD", "student top1"])
+    assert "N = 24 clips" in done.stdout and "seed 0" in done.stdout
+    assert "best source validation" in done.stdout
+    picture = Image.open(out / "curves.png")
+    assert picture.width > 800 and len(set(picture.convert("L").getdata())) > 50
+    log = (out / "mbcd" / "train.log").read_text()
+    assert re.search(r"the teacher holds [\d.]+ % of the initial weights", log)
+    for name in ("loss_distill", "r/audio", "drop_prob/flow", "acc/video"):
+        assert name in log
+    assert list((out / "mbcd").glob("*/vis_data/events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("method", ["erm", "mbcd"])
+def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
+    config = f"{CONFIGS}/{method}.py"
+    done = run(
+        repo,
+        HOST_TOOLS / "train.py",
+        config,
+        "--work-dir",
+        tmp_path,
+        "--seed",
+        0,
+        *small(data),
+    )
+    assert "source/top1" in done.stdout + done.stderr
+    (best,) = tmp_path.glob("best_*.pth")
+    tested = run(
+        repo,
+        HOST_TOOLS / "test.py",
+        config,
+        best,
+        "--work-dir",
+        tmp_path / "t",
+        *small(data),
+    )
+    host = re.search(r"target/top1: ([\d.]+)", tested.stdout + tested.stderr)
+    own = tmp_path / "results.json"
+    run(
+        repo,
+        "tools/test.py",
+        config,
+        best,
+        "--work-dir",
+        tmp_path / "o",
+        "--out",
+        own,
+        *small(data),
+    )
+    found = json.loads(own.read_text())["metrics"]
+    assert float(host.group(1)) == pytest.approx(found["target/top1"], abs=1e-4)
+    assert found["target/N"] == 18
+    run(
+        repo,
+        HOST_TOOLS / "train.py",
+        config,
+        "--work-dir",
+        tmp_path,
+        "--resume",
+        *small(data, train_cfg__max_epochs=2),
+    )
+    assert (tmp_path / "epoch_2.pth").exists()
+
+
+def same(a, b, path=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+def test_a_killed_run_resumes_to_the_bit(repo, data, tmp_path):
+    """SIGKILL inside an epoch, then within a validation; two workers, real media."""
+    config = tmp_path / "with_kill_hook.py"
+    config.write_text(
+        f'_base_ = "{repo / CONFIGS}/mbcd.py"\n'
+        'custom_imports = dict(imports=["mmaction_mbcd", "kill_hook"])\n'
+    )
+    options = small(
+        data,
+        train_cfg__max_epochs=3,
+        train_cfg__val_interval=1,
+        default_hooks__checkpoint__by_epoch=False,
+        default_hooks__checkpoint__interval=4,
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    base = ["tools/train.py", config, "--seed", 1]
+    run(repo, *base, "--work-dir", whole, *options)
+    kill = "default_hooks.kill.type=KillHook"
+    first = run(
+        repo,
+        *base,
+        "--work-dir",
+        killed,
+        *options,
+        kill,
+        "default_hooks.kill.after_iter=10",
+        check=False,
+    )
+    assert first.returncode == -signal.SIGKILL
+    assert (killed / "iter_8.pth").exists()
+    second = run(
+        repo,
+        *base,
+        "--work-dir",
+        killed,
+        "--resume",
+        *options,
+        kill,
+        "default_hooks.kill.in_val_of_epoch=2",
+        check=False,
+    )
+    assert second.returncode == -signal.SIGKILL
+    assert (killed / "iter_12.pth").exists()
+    run(repo, *base, "--work-dir", killed, "--resume", *options)
+    a, b = (torch.load(d / "iter_18.pth") for d in (whole, killed))
+    for part in ("state_dict", "ema_state_dict", "optimizer"):
+        same(a[part], b[part], part)
+    info = [x["message_hub"]["runtime_info"] for x in (a, b)]
+    assert info[0]["best_score"] == info[1]["best_score"]
+    best = [sorted(p.name for p in d.glob("best_*.pth")) for d in (whole, killed)]
+    assert best[0] == best[1]
+
+
+def test_two_processes_through_dist_train_and_dist_test(repo, data, tmp_path):
+    config = f"{CONFIGS}/mbcd.py"
+    run(
+        repo,
+        repo / "tools/dist_train.sh",
+        config,
+        2,
+        "--work-dir",
+        tmp_path,
+        "--seed",
+        0,
+        *small(
+            data,
+            optim_wrapper__sync_inner=True,
+            train_dataloader__num_workers=1,
+            val_dataloader__num_workers=1,
+        ),
+    )
+    (best,) = tmp_path.glob("best_*.pth")
+    out = tmp_path / "two.json"
+    run(
+        repo,
+        repo / "tools/dist_test.sh",
+        config,
+        best,
+        2,
+        "--out",
+        out,
+        "--work-dir",
+        tmp_path / "t",
+        *small(data, test_dataloader__num_workers=1),
+    )
+    one = tmp_path / "one.json"
+    run(
+        repo,
+        "tools/test.py",
+        config,
+        best,
+        "--out",
+        one,
+        "--work-dir",
+        tmp_path / "t",
+        *small(data),
+    )
+    two, one = (json.loads(p.read_text())["metrics"] for p in (out, one))
+    assert two["target/N"] == one["target/N"] == 18
+    assert two["target/top1"] == pytest.approx(one["target/top1"])
+
+
+def test_student_weights_in_domain_and_fewer_modalities(repo, data, tmp_path):
+    config = f"{CONFIGS}/mbcd.py"
+    run(
+        repo,
+        "tools/train.py",
+        config,
+        "--work-dir",
+        tmp_path,
+        "--modalities",
+        "audio",
+        "flow",
+        *small(data),
+    )
+    (best,) = tmp_path.glob("best_*.pth")
+    results = {}
+    for name, extra in (
+        ("teacher", []),
+        ("student", ["--weights", "student"]),
+        ("sources", ["--in-domain"]),
+    ):
+        out = tmp_path / f"{name}.json"
+        run(
+            repo,
+            "tools/test.py",
+            config,
+            best,
+            "--modalities",
+            "audio",
+            "flow",
+            "--out",
+            out,
+            "--work-dir",
+            tmp_path / "t",
+            *extra,
+            *small(data),
+        )
+        results[name] = json.loads(out.read_text())
+    teacher, student = results["teacher"]["metrics"], results["student"]["metrics"]
+    assert student["target/top1"] == teacher["student/target/top1"]
+    assert student["teacher/target/top1"] == teacher["target/top1"]
+    assert "target/video/top1" not in teacher and "target/flow/top1" in teacher
+    assert results["sources"]["metrics"]["source/N"] == 12
+
+
+class TestBadInput:
+    def error(self, repo, *args):
+        done = run(repo, "tools/train.py", *args, check=False)
+        assert done.returncode != 0
+        return (done.stdout + done.stderr).splitlines()[-1]
+
+    def test_unreadable_video_is_named(self, repo, data, tmp_path):
+        broken = tmp_path / "data"
+        os.makedirs(broken)
+        subprocess.run(["cp", "-r", f"{data}/.", broken], check=True)
+        victim = sorted((broken / "studio" / "videos").glob("*.mp4"))[0]
+        victim.write_bytes(victim.read_bytes()[:200])
+        assert cv2.VideoCapture(str(victim)).read()[0] is False
+        done = run(
+            repo,
+            "tools/train.py",
+            f"{CONFIGS}/erm.py",
+            "--work-dir",
+            tmp_path / "w",
+            *small(broken),
+            check=False,
+        )
+        assert done.returncode != 0
+        assert str(victim) in done.stdout + done.stderr
+
+    def test_one_modality_given_to_amd(self, repo, data, tmp_path):
+        message = self.error(
+            repo,
+            f"{CONFIGS}/mbcd.py",
+            "--work-dir",
+            tmp_path,
+            "--modalities",
+            "video",
+            *small(data),
+        )
+        assert "needs at least two; got ['video']" in message
+
+    def test_the_wrong_wrapper(self, repo, data, tmp_path):
+        options = small(data, optim_wrapper__type="OptimWrapper")
+        options += ["optim_wrapper.inner_lr=None", "optim_wrapper.order=None"]
+        message = self.error(
+            repo, f"{CONFIGS}/mbcd.py", "--work-dir", tmp_path, *options
+        )
+        assert "OptimWrapper" in message
