@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
-import mmaction_mbcd  # noqa: E402, F401
+from mmaction_mbcd.datasets.synth_generator import SynthConfig, generate  # noqa: E402
 
-# Toy tensors: a second thread costs more than it brings, and far more on a busy machine.
+# Toy tensors: a second thread costs more than it brings, most of all when others run.
 torch.set_num_threads(1)
 
 
@@ -19,6 +19,16 @@ torch.set_num_threads(1)
 def repo() -> Path:
     """The repository's root."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Six actions, two training and one test clip each, in three domains."""
+    folder = tmp_path_factory.mktemp("synth")
+    generate(
+        folder, SynthConfig(train_per_class=2, test_per_class=1), 2, progress=False
+    )
+    return folder
 
 
 @pytest.fixture(autouse=True)

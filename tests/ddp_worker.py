@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 
-from mmaction_mbcd.engine import MBCDOptimWrapper
+from mmaction_mbcd.engine import AverageBatchNormHook, MBCDOptimWrapper
 from toys import build_toy, toy_batch
 
 STEPS, ROWS = 3, 8
@@ -49,6 +49,43 @@ def train(model, module, rank, world, order, sync, accumulate=1):
         )
         logs.append(model.train_step(batch, optim))
     return logs
+
+
+class _Runner:
+    def __init__(self, model):
+        self.model = model
+
+
+def absent_worker(rank, port, folder):
+    """Process 1 lacks audio altogether; BatchNorm, affine LayerNorm, adaptive AMD."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = build_toy(
+        inner_step=dict(),
+        batchnorm=True,
+        neck=dict(type="AMDFusion"),
+        norm=dict(type="LayerNorm", affine=True),
+    )
+    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+    hook, runner = AverageBatchNormHook(), _Runner(wrapped)
+    hook.before_train(runner)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optim = MBCDOptimWrapper(
+        optimizer=torch.optim.SGD(trainable, 0.1), inner_lr=0.1, sync_inner=True
+    )
+    logs = []
+    for step in range(3):
+        absent = {"audio": list(range(4))} if rank == 1 else None
+        inputs, samples = toy_batch(seed=10 * step + rank, count=4, absent=absent)
+        logs.append(
+            wrapped.train_step(dict(inputs=inputs, data_samples=samples), optim)
+        )
+        own = model.encoders["video"].backbone.layer1[1].running_mean.clone()
+        hook.after_train_iter(runner)
+    logs = [{k: float(v) for k, v in log.items()} for log in logs]
+    torch.save((model.state_dict(), logs, own), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
 
 
 def worker(rank, port, order, sync, folder, accumulate):

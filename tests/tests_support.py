@@ -1,5 +1,7 @@
 """Comparisons that several tests share."""
 
+import torch
+
 
 def gradients(model):
     """``{parameter name: gradient}``, for the parameters that have one."""
@@ -15,3 +17,19 @@ def assert_same_gradients(got, expected, tolerance):
     assert got.keys() == expected.keys()
     worst = {n: (got[n] - expected[n]).abs().max().item() for n in got}
     assert max(worst.values()) <= tolerance, worst
+
+
+def assert_same_trees(a, b, path=""):
+    """Equal to the bit: tensors, and dicts and lists of them."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same_trees(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_trees(x, y, f"{path}/{i}")
+    else:
+        assert a == b, (path, a, b)

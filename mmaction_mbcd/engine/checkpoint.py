@@ -5,6 +5,7 @@ import os
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from mmaction.registry import HOOKS
 from mmengine.dist import get_world_size, is_main_process
@@ -26,9 +27,9 @@ class AtomicLocalBackend(LocalBackend):
     and renames. Removals can be postponed until their successors exist.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._postponed: list[str] | None = None
+    # Of the class: MMEngine makes a new backend for every call, and the hook that
+    # removes and the runner that writes must know of each other.
+    _postponed: ClassVar[list[str] | None] = None
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
         """Writes ``obj`` to ``filepath``, atomically."""
@@ -43,7 +44,7 @@ class AtomicLocalBackend(LocalBackend):
             os.fsync(file.fileno())
         os.replace(temporary, filepath)
         if self._postponed and filepath in self._postponed:
-            self._postponed.remove(filepath)  # it is a new file now
+            self._postponed.remove(filepath)  # it is another file now
         # The rename itself must reach the disk before an old file may go.
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -67,18 +68,18 @@ class AtomicLocalBackend(LocalBackend):
     @contextmanager
     def removals_last(self) -> Iterator[None]:
         """Within this context files are removed at its end, if nothing failed."""
-        if self._postponed is not None:  # nested: the outermost one removes
+        cls = AtomicLocalBackend
+        if cls._postponed is not None:  # nested: the outermost one removes
             yield
             return
-        self._postponed = []
+        cls._postponed = []
         try:
             yield
-            postponed, self._postponed = self._postponed, None
-            for filepath in postponed:
+            for filepath in cls._postponed:
                 if osp.isfile(filepath):
                     super().remove(filepath)
         finally:
-            self._postponed = None
+            cls._postponed = None
 
 
 @HOOKS.register_module()

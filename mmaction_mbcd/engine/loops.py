@@ -50,7 +50,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         sampler = self._sampler()
         if hasattr(sampler, "seed"):
             # Resuming without --seed restores the seed after the sampler was built.
-            sampler.seed = self.runner.seed
+            sampler.seed = self._common_seed()
         self.runner.call_hook("before_train")
         self.runner.message_hub.update_info(_BATCHES, len(self.dataloader))
         if self._iter == 0:
@@ -85,12 +85,19 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         torch.manual_seed(seed)
         super().run_iter(idx, data_batch)
 
+    def _common_seed(self) -> int:
+        """The seed that all processes share; with diff_rank_seed theirs differ."""
+        different = self.runner._randomness_cfg.get("diff_rank_seed", False)
+        return self.runner.seed - (get_rank() if different else 0)
+
     def _batches_from(self, start: int):
         if start == 0:
             return self.dataloader
         sampler = self._sampler()
         if hasattr(sampler, "set_start"):
-            sampler.set_start(start * self.dataloader.batch_size)
+            # An epoch that is complete ends with a smaller batch, perhaps.
+            done = min(start * self.dataloader.batch_size, len(sampler))
+            sampler.set_start(done)
             return self.dataloader
         return itertools.islice(self.dataloader, start, None)
 
@@ -149,6 +156,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"model.num_classes is {num_classes}, but the dataset has "
                 f"{len(classes)} classes ({', '.join(map(str, classes))})"
             )
+        problems += _teacher_and_data_problems(model, self.dataloader.dataset)
         if len(self.dataloader) == 0:
             problems.append(
                 f"train_dataloader yields no batch: {len(self.dataloader.dataset)} "
@@ -158,3 +166,40 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             )
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _teacher_and_data_problems(model: nn.Module, dataset: object) -> list[str]:
+    problems = []
+    needy = [
+        type(objective).__name__
+        for objective in getattr(model, "objectives", ())
+        if getattr(objective, "needs_teacher", False)
+    ]
+    if needy and model._bound.teacher is None:
+        problems.append(
+            f"{', '.join(needy)} distills from a teacher, but none is bound: add "
+            "dict(type='TeacherEMAHook') to custom_hooks"
+        )
+    given, wanted = (
+        getattr(dataset, "modalities", None),
+        getattr(model, "modalities", None),
+    )
+    if given is not None and wanted is not None and set(wanted) - set(given):
+        problems.append(
+            f"the model reads {list(wanted)}, but the dataset yields {list(given)}: "
+            "set model.modalities and the dataloaders' dataset.modalities alike "
+            "(tools/train.py --modalities does both)"
+        )
+    optional = set(getattr(dataset, "optional_modalities", ())) & set(wanted or ())
+    synced = [
+        m
+        for m in sorted(optional)
+        if any(isinstance(x, nn.SyncBatchNorm) for x in model.encoders[m].modules())
+    ]
+    if synced:
+        problems.append(
+            f"the encoders of {synced} have SyncBatchNorm, and a process whose batch "
+            "lacks the modality would not take part in it, so all would wait for "
+            "ever: leave sync_bn out, or set the datasets' optional_modalities=()"
+        )
+    return problems

@@ -7,6 +7,7 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
@@ -67,7 +68,16 @@ class TeacherEMAHook(EMAHook):
                 )
             if "momentum" in kwargs:
                 problems.append("give beta or momentum = 1 - beta, not both")
+            if ema_type == "StochasticWeightAverage":
+                problems.append(f"{ema_type} is a running mean: set beta=None")
             kwargs["momentum"] = 1 - beta
+        elif ema_type in ("ExponentialMovingAverage", "MomentumAnnealingEMA"):
+            problems.append(f"{ema_type} needs a beta; got None")
+        if ignored := {"strict_load", "device"} & kwargs.keys():
+            problems.append(
+                f"{sorted(ignored)} cannot be set: averaged weights must fit, and the "
+                "teacher lives where the student does"
+            )
         if evaluate not in ("teacher", "student"):
             problems.append(f"evaluate must be teacher or student; got {evaluate!r}")
         if problems:
@@ -85,13 +95,16 @@ class TeacherEMAHook(EMAHook):
 
     def before_run(self, runner: Runner) -> None:
         """Builds the teacher and shares the stem with it."""
-        super().before_run(runner)
-        if not hasattr(self.src_model, "bind_teacher"):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not hasattr(model, "bind_teacher"):
             raise TypeError(
                 "TeacherEMAHook lends the teacher to the model, and "
-                f"{type(self.src_model).__name__} has no bind_teacher: use EMAHook, "
+                f"{type(model).__name__} has no bind_teacher: use EMAHook, "
                 "or MultiModalRecognizer"
             )
+        if getattr(self, "src_model", None) is model:
+            return  # runner.test() after runner.train(): the teacher is there
+        super().before_run(runner)
         teacher = self.ema_model.module
         shared = self.src_model.stem_modules()
         for name in shared:
@@ -145,6 +158,7 @@ class TeacherEMAHook(EMAHook):
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Moves the teacher if the optimizer moved the student."""
         if not self._stepped:
+            self._copy_buffers()
             return
         self._stepped = False
         if self._ema_started(runner):
@@ -158,9 +172,10 @@ class TeacherEMAHook(EMAHook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Says how much of the initial weights the teacher still holds."""
         print_log(
-            f"TeacherEMAHook: after {int(self.ema_model.steps) - 1} averaging steps "
-            f"the teacher holds {100 * float(self._share):.3g} % of the initial "
-            "weights",
+            f"TeacherEMAHook: after {int(self.ema_model.steps) - 1} optimizer steps of "
+            f"averaging the teacher holds {100 * float(self._share):.3g} % of the "
+            "initial weights"
+            + (f" (those of iteration {self.begin_iter})" if self.begin_iter else ""),
             logger="current",
         )
 
@@ -264,7 +279,9 @@ class TeacherEMAHook(EMAHook):
         """
         training = isinstance(runner._train_loop, BaseLoop)
         averaged = checkpoint.get("ema_state_dict")
-        self._has_both = averaged is not None
+        self._has_both = training or averaged is not None
+        # A file of bare weights is a state dict itself.
+        weights = checkpoint.get("state_dict", checkpoint)
         if averaged is None:
             print_log(
                 "the checkpoint has no averaged weights (ema_state_dict): teacher "
@@ -274,19 +291,19 @@ class TeacherEMAHook(EMAHook):
             )
             if not training:
                 self._load_teacher(
-                    {f"module.{k}": v for k, v in checkpoint["state_dict"].items()}
+                    {f"module.{k}": v for k, v in weights.items()}, "weights"
                 )
             return
         if training and not runner._resume:
             return
         checkpoint["ema_state_dict"] = averaged = copy.copy(averaged)
-        checkpoint["state_dict"] = copy.copy(checkpoint["state_dict"])
-        if checkpoint["meta"].get(_HOLDS, "teacher") == "teacher":
+        checkpoint["state_dict"] = copy.copy(weights)
+        if checkpoint.get("meta", {}).get(_HOLDS, "teacher") == "teacher":
             self._swap_ema_state_dict(checkpoint)
-        self._load_teacher(averaged)
+        self._load_teacher(averaged, "averaged weights (ema_state_dict)")
         self._resumed = training
 
-    def _load_teacher(self, state: dict[str, Tensor]) -> None:
+    def _load_teacher(self, state: dict[str, Tensor], what: str) -> None:
         own = self.ema_model.state_dict()
         wanted = {f"module.{name}" for name in self.ema_model.avg_parameters}
         missing = sorted(wanted - state.keys())
@@ -295,7 +312,7 @@ class TeacherEMAHook(EMAHook):
         )
         if missing or wrong:
             raise ValueError(
-                "the checkpoint's averaged weights (ema_state_dict) are of another "
+                f"the checkpoint's {what} are of another "
                 f"model: {len(missing)} missing, e.g. {missing[:3]}; {len(wrong)} of "
                 f"another shape, e.g. {wrong[:3]}. Use the config it was trained with"
             )

@@ -7,6 +7,7 @@ with the configs of ``configs/mbcd/synth_action`` in processes of their own.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ class DemoOptions:
         seed: Of data and training.
         synth: Overrides of :class:`SynthConfig`.
         cfg_options: Further ``--cfg-options`` for training and testing.
-        epochs: Length of training, for the progress bar; the config's if None.
+        epochs: Length of training; the config's if None.
         threads: OpenMP threads of the training process. One: the two worker
             processes decode on the other core, and more threads would wait for it.
     """
@@ -116,12 +117,20 @@ def _run_method(options: DemoOptions, method: str, console: Console) -> dict:
     common += list(options.cfg_options)
     if options.epochs is not None:
         common.append(f"train_cfg.max_epochs={options.epochs}")
+    if (work_dir / "train.log").exists():
+        shutil.rmtree(work_dir)  # an earlier demo's; its curves would mix with ours
     started = time.perf_counter()
     train = ["train.py", str(config), "--seed", str(options.seed), *common]
     _run(options, train, f"   {method} train", work_dir / "train.log", console)
     seconds = time.perf_counter() - started
     # Read from the checkpoint folder as a user would.
-    best = max(work_dir.glob("best_source_top1_*.pth"), key=os.path.getmtime)
+    found = list(work_dir.glob("best_source_top1_*.pth"))
+    if len(found) != 1:
+        raise DemoError(
+            f"{work_dir} should hold one best_source_top1_*.pth and holds "
+            f"{len(found)}; did the run validate? Its output is in train.log there"
+        )
+    best = found[0]
     results = work_dir / "results.json"
     test = ["test.py", str(config), str(best), "--out", str(results), *common]
     _run(options, test, f"   {method} test", work_dir / "test.log", console)

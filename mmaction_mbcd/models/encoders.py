@@ -34,7 +34,7 @@ class ModalityEncoder(BaseModule):
             :func:`.functional.uncertainty_perturbation`) at the stem's and the
             branch's output in the first pass. The published MBCD code has 0.5,
             the paper does not mention it.
-        pretrained: ``dict(checkpoint=..., prefix=..., rename=...)``, see
+        pretrained: ``dict(checkpoint=..., prefix=..., rename=..., skip=...)``, see
             :func:`.weights.load_backbone`.
         feature_channels: ``d`` after pooling; asked of the backbone if None.
         init_cfg: As in MMEngine.
@@ -135,12 +135,3 @@ class ModalityEncoder(BaseModule):
             for x in maps
         )
         return noisy if isinstance(state, tuple) else noisy[0]
-
-    def zero(self) -> Tensor:
-        """A zero that depends on every trainable parameter.
-
-        Added to the feature of a modality that a whole batch lacks, so that its
-        parameters receive a (zero) gradient; DistributedDataParallel would wait
-        for ever without one.
-        """
-        return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0

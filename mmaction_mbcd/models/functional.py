@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Half precision is too coarse for probabilities; float64 is kept."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -54,7 +54,7 @@ def modality_confidence(logits: Tensor, present: Tensor | None = None) -> Tensor
     Returns:
         Scalar between ``N / C`` and ``N`` (a sum of probabilities, not a mean).
     """
-    confidence = _at_least_float32(logits.detach()).softmax(dim=1).amax(dim=1)
+    confidence = at_least_float32(logits.detach()).softmax(dim=1).amax(dim=1)
     return confidence.sum() if present is None else (confidence * present).sum()
 
 
@@ -104,7 +104,7 @@ def dropout_probability(speed: Tensor) -> Tensor:
 
 def draw_keep_mask(
     drop_probabilities: Sequence[Tensor], present: Sequence[Tensor], uniforms: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     r"""Bernoulli drop decisions, conditioned on keeping at least one modality.
 
     A sample that lost every modality has no information. Redrawing such a sample
@@ -112,7 +112,8 @@ def draw_keep_mask(
     "not all dropped"; this draws from that distribution directly, in one pass and
     without waiting for the device. While no modality of the sample has been kept,
 
-    .. math:: P(\text{drop } k) = p_k \frac{1 - \prod_{j>k} p_j}{1 - \prod_{j \ge k} p_j}
+    .. math:: P(\text{drop } k) =
+              p_k \frac{1 - \prod_{j>k} p_j}{1 - \prod_{j \ge k} p_j}
 
     and ``p_k`` afterwards. Absent modalities count as dropped (``p = 1``).
 
@@ -122,8 +123,9 @@ def draw_keep_mask(
         uniforms: ``(N, M)`` numbers in ``[0, 1)``.
 
     Returns:
-        ``(N, M)`` bool, True where the modality is kept. A sample without any
-        present modality keeps none.
+        ``(N, M)`` bool, True where the modality is kept (a sample without any present
+        modality keeps none), and the ``(N, M)`` probabilities of that,
+        ``(1 - p_k) / (1 - prod p)``.
     """
     # Short of 1, so that a sample whose every present modality is certain to be
     # dropped still keeps one instead of dividing by zero.
@@ -145,7 +147,8 @@ def draw_keep_mask(
         drop = uniforms[:, k] < torch.where(none_kept, conditional, p[:, k])
         keep.append(~drop & has)
         none_kept = none_kept & ~keep[-1]
-    return torch.stack(keep, dim=1)
+    probability = (1 - p) / (1 - tail[:, :1]).clamp(min=1e-12)
+    return torch.stack(keep, dim=1), probability
 
 
 def masked_kl_divergence(
@@ -170,9 +173,9 @@ def masked_kl_divergence(
     Returns:
         Scalar in nats, not negative.
     """
-    teacher_logits = _at_least_float32(teacher_logits.detach())
+    teacher_logits = at_least_float32(teacher_logits.detach())
     target = (teacher_logits / temperature).log_softmax(dim=1)
-    own = (_at_least_float32(logits) / temperature).log_softmax(dim=1)
+    own = (at_least_float32(logits) / temperature).log_softmax(dim=1)
     divergence = F.kl_div(own, target, reduction="none", log_target=True).sum(dim=1)
     if present is None:
         mean = divergence.mean()

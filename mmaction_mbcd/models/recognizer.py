@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ModuleDict, ModuleList
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -114,14 +114,15 @@ class MultiModalRecognizer(BaseModel):
         self.num_classes = num_classes
         self.probe = probe
         self._check_modalities(encoders)
-        self.encoders = nn.ModuleDict(
+        # MMEngine's containers, not torch's: only they pass init_weights on.
+        self.encoders = ModuleDict(
             {m: MODELS.build(encoders[m]) for m in self.modalities}
         )
         channels = {m: e.feature_channels for m, e in self.encoders.items()}
-        self.norms = nn.ModuleDict(
+        self.norms = ModuleDict(
             {m: _build_norm(norm, width) for m, width in channels.items()}
         )
-        self.unimodal_heads = nn.ModuleDict()
+        self.unimodal_heads = ModuleDict()
         if unimodal_head is not None:
             for m, width in channels.items():
                 self.unimodal_heads[m] = self._build_head(unimodal_head, width)
@@ -129,7 +130,7 @@ class MultiModalRecognizer(BaseModel):
         self.fused_head = self._build_head(
             fused_head or dict(type="MLPHead"), sum(channels.values())
         )
-        self.objectives = nn.ModuleList(
+        self.objectives = ModuleList(
             MODELS.build(objective)
             for objective in objectives or [dict(type="ClassificationObjective")]
         )
@@ -367,13 +368,16 @@ class MultiModalRecognizer(BaseModel):
             scores[name] = other.fused_logits.softmax(1)
             for m, logits in other.unimodal_logits.items():
                 scores[f"{name}/{m}"] = logits.softmax(1)
-        fused = outputs.fused_logits.softmax(1)
-        for row, sample in enumerate(data_samples):
-            sample.set_pred_score(fused[row])
-            sample.set_pred_label(fused[row].argmax(dim=0, keepdim=True))
-            sample.set_metainfo(
-                dict(pred_scores={key: value[row] for key, value in scores.items()})
-            )
+        # One copy from the device for all scores of the batch.
+        names = ["", *scores]
+        table = torch.stack([outputs.fused_logits.softmax(1), *scores.values()], dim=1)
+        table = functional.at_least_float32(table)
+        for sample, rows in zip(data_samples, table.cpu().unbind(), strict=True):
+            own = {name: row.clone() for name, row in zip(names, rows, strict=True)}
+            fused = own.pop("")
+            sample.set_pred_score(fused)
+            sample.set_pred_label(fused.argmax(dim=0, keepdim=True))
+            sample.set_metainfo(dict(pred_scores=own))
         return data_samples
 
     @torch.no_grad()
@@ -425,26 +429,32 @@ class MultiModalRecognizer(BaseModel):
             rows=rows,
         )
 
-    def _stems(self, inputs: dict[str, Tensor], batch: _Batch) -> dict[str, State]:
+    def _stems(
+        self,
+        inputs: dict[str, Tensor],
+        batch: _Batch,
+        modalities: Sequence[str] | None = None,
+    ) -> dict[str, State]:
         """Runs each stem once, on the samples that have the modality."""
         states = {}
-        for m, encoder in self.encoders.items():
+        for m in self.modalities if modalities is None else modalities:
             rows = batch.rows[m]
             if rows is None:
-                states[m] = encoder.stem(inputs[m])
+                states[m] = self.encoders[m].stem(inputs[m])
             elif len(rows):
-                states[m] = encoder.stem(inputs[m][rows])
+                states[m] = self.encoders[m].stem(inputs[m][rows])
         return states
 
     def _own_stems(
         self, inputs: dict[str, Tensor], batch: _Batch, states: dict[str, State]
     ) -> dict[str, State]:
         """Another recognizer's stem outputs, run again only where stems differ."""
-        drifting = [m for m, e in self.encoders.items() if not e.stem_norm_eval]
-        if not any(self.encoders[m].frozen_stages >= 0 for m in drifting):
-            return states
-        own = self._stems(inputs, batch)
-        return {m: own[m] if m in drifting else state for m, state in states.items()}
+        drifting = [
+            m
+            for m, encoder in self.encoders.items()
+            if not encoder.stem_norm_eval and encoder.frozen_stages >= 0
+        ]
+        return states | self._stems(inputs, batch, drifting)
 
     def _encode(
         self,
@@ -458,7 +468,7 @@ class MultiModalRecognizer(BaseModel):
         for m, encoder in self.encoders.items():
             rows, count = batch.rows[m], len(batch.present[m])
             if m not in states:
-                zero = encoder.zero()
+                zero = _zero(encoder) + _zero(self.norms[m])
                 raw = zero.new_zeros(count, encoder.feature_channels) + zero
                 features[m] = raw_features[m] = raw
                 continue
@@ -499,7 +509,8 @@ class MultiModalRecognizer(BaseModel):
         for m, head in self.unimodal_heads.items():
             seen = features[m].detach() if self.probe else features[m]
             outputs.unimodal_logits[m] = head(seen)
-            if batch.labels is not None:
+            # Nobody asks for the losses of an evaluation.
+            if batch.labels is not None and torch.is_grad_enabled():
                 outputs.unimodal_ce[m] = functional.masked_cross_entropy(
                     outputs.unimodal_logits[m], batch.labels, batch.present[m]
                 )
@@ -568,6 +579,17 @@ class MultiModalRecognizer(BaseModel):
 
 def _metainfo(sample: Any, key: str, default: Any) -> Any:
     return default if sample is None else sample.get(key, default)
+
+
+def _zero(module: nn.Module) -> Tensor:
+    """A zero that depends on every trainable parameter of a module.
+
+    Added to the feature of a modality that a whole batch lacks, so that its
+    parameters receive a (zero) gradient; DistributedDataParallel would wait for ever
+    without one.
+    """
+    zeros = [p.sum() * 0.0 for p in module.parameters() if p.requires_grad]
+    return torch.stack(zeros).sum() if zeros else torch.zeros(())
 
 
 def _on(device: torch.device, values: list, dtype: torch.dtype) -> Tensor:

@@ -36,6 +36,7 @@ def load_backbone(
     checkpoint: str,
     prefix: str = "backbone.",
     rename: Sequence[tuple[str, str]] = (),
+    skip: str | None = None,
 ) -> LoadReport:
     """Loads a checkpoint file or URL into a backbone.
 
@@ -47,6 +48,9 @@ def load_backbone(
             the file (a classification head, say) is not looked at.
         rename: ``(pattern, replacement)`` regular expressions applied, in order,
             to what follows the prefix.
+        skip: Regular expression; keys of the backbone that match it stay as they
+            were initialised. ``'layer4'`` for audio is what the published code of
+            SimMMDG, MOOSA and CMRF does in effect.
 
     Returns:
         What matched, which is also logged.
@@ -69,7 +73,13 @@ def load_backbone(
             for pattern, replacement in rename:
                 key = re.sub(pattern, replacement, key)
             state[key] = value
-    own = backbone.state_dict()
+    own = {
+        key: value
+        for key, value in backbone.state_dict().items()
+        if skip is None or not re.search(skip, key)
+    }
+    if skip is not None:
+        state = {key: v for key, v in state.items() if not re.search(skip, key)}
     wrong_shape = [
         f"{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})"
         for key in own

@@ -15,20 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mmaction_mbcd.datasets.synth_generator import SynthConfig, generate
+from tests_support import assert_same_trees
 
 HOST_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
 CONFIGS = "configs/mbcd/synth_action"
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Six actions, two training and one test clip each, in three domains."""
-    folder = tmp_path_factory.mktemp("cli_synth")
-    generate(
-        folder, SynthConfig(train_per_class=2, test_per_class=1), 2, progress=False
-    )
-    return folder
 
 
 def run(repo, tool, *args, check=True, **environment):
@@ -104,7 +94,7 @@ def test_the_demo(repo, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["erm", "mbcd"])
-def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
+def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, method):
     config = f"{CONFIGS}/{method}.py"
     done = run(
         repo,
@@ -114,7 +104,7 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
         tmp_path,
         "--seed",
         0,
-        *small(data),
+        *small(tiny_data),
     )
     assert "source/top1" in done.stdout + done.stderr
     (best,) = tmp_path.glob("best_*.pth")
@@ -125,7 +115,7 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
         best,
         "--work-dir",
         tmp_path / "t",
-        *small(data),
+        *small(tiny_data),
     )
     host = re.search(r"target/top1: ([\d.]+)", tested.stdout + tested.stderr)
     own = tmp_path / "results.json"
@@ -138,7 +128,7 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
         tmp_path / "o",
         "--out",
         own,
-        *small(data),
+        *small(tiny_data),
     )
     found = json.loads(own.read_text())["metrics"]
     assert float(host.group(1)) == pytest.approx(found["target/top1"], abs=1e-4)
@@ -150,26 +140,12 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, data, tmp_path, method):
         "--work-dir",
         tmp_path,
         "--resume",
-        *small(data, train_cfg__max_epochs=2),
+        *small(tiny_data, train_cfg__max_epochs=2),
     )
     assert (tmp_path / "epoch_2.pth").exists()
 
 
-def same(a, b, path=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}/{i}")
-    else:
-        assert a == b, path
-
-
-def test_a_killed_run_resumes_to_the_bit(repo, data, tmp_path):
+def test_a_killed_run_resumes_to_the_bit(repo, tiny_data, tmp_path):
     """SIGKILL inside an epoch, then within a validation; two workers, real media."""
     config = tmp_path / "with_kill_hook.py"
     config.write_text(
@@ -177,7 +153,7 @@ def test_a_killed_run_resumes_to_the_bit(repo, data, tmp_path):
         'custom_imports = dict(imports=["mmaction_mbcd", "kill_hook"])\n'
     )
     options = small(
-        data,
+        tiny_data,
         train_cfg__max_epochs=3,
         train_cfg__val_interval=1,
         default_hooks__checkpoint__by_epoch=False,
@@ -215,14 +191,14 @@ def test_a_killed_run_resumes_to_the_bit(repo, data, tmp_path):
     run(repo, *base, "--work-dir", killed, "--resume", *options)
     a, b = (torch.load(d / "iter_18.pth") for d in (whole, killed))
     for part in ("state_dict", "ema_state_dict", "optimizer"):
-        same(a[part], b[part], part)
+        assert_same_trees(a[part], b[part], part)
     info = [x["message_hub"]["runtime_info"] for x in (a, b)]
     assert info[0]["best_score"] == info[1]["best_score"]
     best = [sorted(p.name for p in d.glob("best_*.pth")) for d in (whole, killed)]
     assert best[0] == best[1]
 
 
-def test_two_processes_through_dist_train_and_dist_test(repo, data, tmp_path):
+def test_two_processes_through_dist_train_and_dist_test(repo, tiny_data, tmp_path):
     config = f"{CONFIGS}/mbcd.py"
     run(
         repo,
@@ -234,7 +210,7 @@ def test_two_processes_through_dist_train_and_dist_test(repo, data, tmp_path):
         "--seed",
         0,
         *small(
-            data,
+            tiny_data,
             optim_wrapper__sync_inner=True,
             train_dataloader__num_workers=1,
             val_dataloader__num_workers=1,
@@ -252,7 +228,7 @@ def test_two_processes_through_dist_train_and_dist_test(repo, data, tmp_path):
         out,
         "--work-dir",
         tmp_path / "t",
-        *small(data, test_dataloader__num_workers=1),
+        *small(tiny_data, test_dataloader__num_workers=1),
     )
     one = tmp_path / "one.json"
     run(
@@ -264,14 +240,14 @@ def test_two_processes_through_dist_train_and_dist_test(repo, data, tmp_path):
         one,
         "--work-dir",
         tmp_path / "t",
-        *small(data),
+        *small(tiny_data),
     )
     two, one = (json.loads(p.read_text())["metrics"] for p in (out, one))
     assert two["target/N"] == one["target/N"] == 18
     assert two["target/top1"] == pytest.approx(one["target/top1"])
 
 
-def test_student_weights_in_domain_and_fewer_modalities(repo, data, tmp_path):
+def test_student_weights_in_domain_and_fewer_modalities(repo, tiny_data, tmp_path):
     config = f"{CONFIGS}/mbcd.py"
     run(
         repo,
@@ -282,7 +258,7 @@ def test_student_weights_in_domain_and_fewer_modalities(repo, data, tmp_path):
         "--modalities",
         "audio",
         "flow",
-        *small(data),
+        *small(tiny_data),
     )
     (best,) = tmp_path.glob("best_*.pth")
     results = {}
@@ -305,7 +281,7 @@ def test_student_weights_in_domain_and_fewer_modalities(repo, data, tmp_path):
             "--work-dir",
             tmp_path / "t",
             *extra,
-            *small(data),
+            *small(tiny_data),
         )
         results[name] = json.loads(out.read_text())
     teacher, student = results["teacher"]["metrics"], results["student"]["metrics"]
@@ -321,10 +297,10 @@ class TestBadInput:
         assert done.returncode != 0
         return (done.stdout + done.stderr).splitlines()[-1]
 
-    def test_unreadable_video_is_named(self, repo, data, tmp_path):
+    def test_unreadable_video_is_named(self, repo, tiny_data, tmp_path):
         broken = tmp_path / "data"
         os.makedirs(broken)
-        subprocess.run(["cp", "-r", f"{data}/.", broken], check=True)
+        subprocess.run(["cp", "-r", f"{tiny_data}/.", broken], check=True)
         victim = sorted((broken / "studio" / "videos").glob("*.mp4"))[0]
         victim.write_bytes(victim.read_bytes()[:200])
         assert cv2.VideoCapture(str(victim)).read()[0] is False
@@ -340,7 +316,7 @@ class TestBadInput:
         assert done.returncode != 0
         assert str(victim) in done.stdout + done.stderr
 
-    def test_one_modality_given_to_amd(self, repo, data, tmp_path):
+    def test_one_modality_given_to_amd(self, repo, tiny_data, tmp_path):
         message = self.error(
             repo,
             f"{CONFIGS}/mbcd.py",
@@ -348,12 +324,12 @@ class TestBadInput:
             tmp_path,
             "--modalities",
             "video",
-            *small(data),
+            *small(tiny_data),
         )
         assert "needs at least two; got ['video']" in message
 
-    def test_the_wrong_wrapper(self, repo, data, tmp_path):
-        options = small(data, optim_wrapper__type="OptimWrapper")
+    def test_the_wrong_wrapper(self, repo, tiny_data, tmp_path):
+        options = small(tiny_data, optim_wrapper__type="OptimWrapper")
         options += ["optim_wrapper.inner_lr=None", "optim_wrapper.order=None"]
         message = self.error(
             repo, f"{CONFIGS}/mbcd.py", "--work-dir", tmp_path, *options

@@ -7,19 +7,18 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from ddp_worker import model_and_teacher, train, worker
+from ddp_worker import absent_worker, model_and_teacher, train, worker
 
 
-def run_two(tmp_path, order, sync, accumulate=1):
+def start_two(function, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(
-        worker,
-        (port, order, sync, str(tmp_path), accumulate),
-        nprocs=2,
-        start_method="spawn",
-    )
+    mp.start_processes(function, (port, *args), nprocs=2, start_method="spawn")
+
+
+def run_two(tmp_path, order, sync, accumulate=1):
+    start_two(worker, order, sync, str(tmp_path), accumulate)
     return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
 
@@ -49,3 +48,21 @@ def test_without_sync_each_process_takes_its_own_inner_step(tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)  # outer is averaged
     assert max((first[k] - model.state_dict()[k]).abs().max() for k in keys) > 1e-6
     assert synced[0].tolist() == [1.0, 2.0] and synced[2] == [True, False]
+
+
+def test_a_modality_that_one_process_lacks_neither_hangs_nor_diverges(tmp_path):
+    start_two(absent_worker, str(tmp_path))
+    (first, logs, own), (second, other_logs, other) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
+    for key, value in first.items():
+        if value.dtype.is_floating_point:  # weights and BatchNorm's statistics
+            assert torch.equal(value, second[key]), key
+            assert torch.isfinite(value).all(), key
+    key = "encoders.video.backbone.layer1.1.running_mean"
+    assert not torch.equal(own, other)
+    assert torch.allclose(first[key], (own + other) / 2, atol=1e-12)
+    for step, log in enumerate(logs):
+        # Confidences are compared over both processes.
+        assert log["r/video"] == pytest.approx(other_logs[step]["r/video"], rel=1e-6)
+        assert other_logs[step]["loss_audio"] == 0

@@ -7,28 +7,14 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 
-from toy_runner import hook_of, run_toy
+from tests_support import assert_same_trees
+from toy_runner import ToyDataset, hook_of, run_toy
 
 
 def final_state(folder, epoch=4):
     checkpoint = torch.load(folder / f"epoch_{epoch}.pth")
     info = dict(checkpoint["message_hub"]["runtime_info"])
     return checkpoint, {k: info[k] for k in ("best_score", "resume_validated_epoch")}
-
-
-def assert_same_trees(a, b, path=""):
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), path
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            assert_same_trees(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), path
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same_trees(x, y, f"{path}/{i}")
-    else:
-        assert a == b, (path, a, b)
 
 
 def compare(whole, resumed):
@@ -120,7 +106,7 @@ def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):
     assert hook_of(resumed, "Trace").steps[0] == steps[6]
 
 
-def test_epochs_draw_differently_and_steps_do_not_depend_on_history(tmp_path):
+def test_every_epoch_sees_every_sample_in_another_order(tmp_path):
     trace = hook_of(run_toy(tmp_path), "Trace")
     orders = [[ids for _, _, ids, _ in trace.steps[i : i + 6]] for i in (0, 6)]
     assert orders[0] != orders[1]
@@ -161,6 +147,84 @@ def test_a_moved_work_directory_continues_from_itself(tmp_path):
     assert len(list((tmp_path / "b").glob("best_*.pth"))) == 1
 
 
+EMA = dict(type="TeacherEMAHook", beta=0.9)
+VARIANTS = {
+    "erm": dict(
+        hooks=[],
+        model__inner_step=None,
+        model__objectives=[dict(type="ClassificationObjective")],
+        optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1)),
+    ),
+    "adaptive": dict(hooks=[EMA], model__neck=dict(type="AMDFusion")),
+    "student": dict(hooks=[EMA | dict(evaluate="student")]),
+    "mean": dict(
+        hooks=[
+            dict(
+                type="TeacherEMAHook",
+                ema_type="StochasticWeightAverage",
+                beta=None,
+                begin_iter=5,
+            )
+        ]
+    ),
+    "interval": dict(hooks=[EMA | dict(interval=3, update_buffers=False)]),
+    "scheduler": dict(
+        hooks=[EMA],
+        param_scheduler=[
+            dict(type="CosineAnnealingLR", T_max=24, by_epoch=False),
+            dict(type="LinearLR", start_factor=0.1, end=10, by_epoch=False),
+        ],
+    ),
+    "second order": dict(hooks=[EMA], optim_wrapper__order=2),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kind_of_run_continues_to_the_bit(tmp_path, name):
+    options = dict(VARIANTS[name])
+    hooks = options.pop("hooks")
+    options["default_hooks__checkpoint"] = BY_STEP
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+
+    def train(folder, trace=None, **more):
+        custom = [*hooks, dict(type="Trace") | (trace or {})]
+        return hook_of(run_toy(folder, custom_hooks=custom, **options, **more), "Trace")
+
+    trace = train(whole)
+    train(resumed, dict(stop_at=10))
+    second = train(resumed, resume=True)
+    assert second.steps == trace.steps[8:]
+    a, b = (torch.load(d / "iter_24.pth") for d in (whole, resumed))
+    for part in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers"):
+        if part in a:
+            assert_same_trees(a[part], b[part], part)
+    assert ("ema_state_dict" in a) == (name != "erm")
+
+
+def test_an_epoch_with_a_smaller_last_batch_ends_where_it_should(tmp_path):
+    data = dict(type="ToyDataset", count=26)  # batches of 4: six and one of two
+    options = dict(
+        train_dataloader__dataset=data,
+        default_hooks__checkpoint=BY_STEP | dict(interval=7),
+    )
+    trace = hook_of(run_toy(tmp_path / "a", **options), "Trace")
+    stop = [EMA, dict(type="Trace", stop_in_val=1)]
+    run_toy(tmp_path / "b", **options | dict(custom_hooks=stop))
+    second = hook_of(run_toy(tmp_path / "b", **options, resume=True), "Trace")
+    assert second.steps == trace.steps[7:]
+
+
+def test_different_seeds_of_processes_leave_the_sampler_in_common(
+    monkeypatch, tmp_path
+):
+    randomness = dict(seed=3, diff_rank_seed=True)
+    runner = run_toy(tmp_path, train=False, randomness=randomness)
+    monkeypatch.setattr("mmaction_mbcd.engine.loops.get_rank", lambda: 2)
+    runner._seed = 5  # what set_random_seed gives process 2
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    assert runner.train_loop._common_seed() == 3
+
+
 @HOOKS.register_module()
 class FailingSave(Hook):
     """Fails while the second checkpoint is being made."""
@@ -189,6 +253,29 @@ class TestChecksBeforeTheFirstStep:
         stock = dict(type="OptimWrapper", optimizer=dict(type="Adam", lr=0.01))
         with pytest.raises(ValueError, match="MBCDOptimWrapper.*got OptimWrapper"):
             run_toy(tmp_path, optim_wrapper=stock)
+
+    def test_no_teacher(self, tmp_path):
+        with pytest.raises(ValueError, match="distills from a teacher.*TeacherEMAHook"):
+            run_toy(tmp_path, custom_hooks=[dict(type="Trace")])
+
+    def test_modalities(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(ToyDataset, "modalities", ("video",), raising=False)
+        with pytest.raises(ValueError, match=r"dataset yields \['video'\]"):
+            run_toy(tmp_path)
+
+    def test_sync_batch_norm_with_a_modality_that_may_be_absent(
+        self, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(
+            ToyDataset, "optional_modalities", ("audio",), raising=False
+        )
+        runner = run_toy(tmp_path, train=False)
+        runner.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
+        runner.call_hook("before_run")
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        with pytest.raises(ValueError, match=r"\['audio'\] have SyncBatchNorm"):
+            runner.train_loop._check_parts()
 
     def test_number_of_classes(self, tmp_path):
         with pytest.raises(ValueError, match="num_classes is 3, but.*has 5 classes"):

@@ -11,7 +11,6 @@ from torch import nn
 
 from mmaction_mbcd.engine import TeacherEMAHook
 from toy_runner import hook_of, run_toy, toy_run
-from toys import toy_config
 
 EMA = "TeacherEMAHook"
 
@@ -217,6 +216,18 @@ def test_a_checkpoint_without_averaged_weights_can_be_tested(tmp_path):
     assert runner.test()["source/top1"] == pytest.approx(expected)
 
 
+def test_training_from_weights_without_a_teacher_reports_both(tmp_path):
+    erm = [dict(type="ClassificationObjective")]
+    run_toy(tmp_path, custom_hooks=[dict(type="Trace")], model__objectives=erm)
+    runner = run(
+        tmp_path / "ema",
+        load_from=str(tmp_path / "epoch_4.pth"),
+        train_cfg__max_epochs=1,
+    )
+    metrics = hook_of(runner, "Trace").validations[-1][1]
+    assert 0 < metrics["student"] < 1
+
+
 def test_averaged_weights_of_another_model_are_refused(tmp_path):
     run(tmp_path, train_cfg__max_epochs=1)
     other = toy_run(tmp_path)["model"] | dict(
@@ -252,6 +263,9 @@ def test_a_drifting_stem_is_not_shared(tmp_path):
         (dict(beta=1.0), r"beta must lie in \(0, 1\); got 1.0"),
         (dict(beta=0.9, momentum=0.1), "not both"),
         (dict(evaluate="both"), "evaluate must be teacher or student"),
+        (dict(ema_type="StochasticWeightAverage"), "running mean: set beta=None"),
+        (dict(beta=None), "ExponentialMovingAverage needs a beta"),
+        (dict(device="cpu"), "cannot be set"),
     ],
 )
 def test_wrong_values(kwargs, message):
@@ -263,4 +277,22 @@ def test_a_foreign_model_is_refused(tmp_path):
     model = nn.Linear(2, 2)
     with pytest.raises(TypeError, match="Linear has no bind_teacher"):
         TeacherEMAHook().before_run(SimpleNamespace(model=model))
-    assert toy_config()["num_classes"] == 3
+
+
+def test_testing_after_training_in_one_process_keeps_the_teacher(tmp_path):
+    runner = run(tmp_path)
+    final = hook_of(runner, "Trace").validations[-1][1]
+    metrics = runner.test()
+    assert metrics["source/top1"] == pytest.approx(final["source/top1"])
+    assert metrics["student"] == pytest.approx(final["student"])
+
+
+def test_a_warm_up_averages_faster_at_first(tmp_path):
+    runner = run(tmp_path, dict(ema_type="MomentumAnnealingEMA", gamma=10, beta=0.99))
+    students = hook_of(runner, "Students")
+    teacher = dict(students.initial)
+    for t, student in enumerate(students.states, 1):  # mmengine: gamma / (gamma + t)
+        momentum = max(0.01, 10 / (10 + t))
+        teacher = {k: v + momentum * (student[k] - v) for k, v in teacher.items()}
+    for name, p in hook_of(runner, EMA).ema_model.module.named_parameters():
+        assert torch.allclose(p.double(), teacher[name], atol=5e-7), name

@@ -238,3 +238,32 @@ class TestWeights:
         three = MODELS.build(dict(self.backbone, in_channels=3))
         with pytest.raises(ValueError, match=r"conv1\.weight \(file \(64, 1, 7, 7\)"):
             load_backbone(three, path, prefix="audnet.")
+
+    def test_a_recognizer_loads_its_encoders_weights(self, tmp_path):
+        """Through init_weights of the whole model, as the runner calls it."""
+        path = self.save(tmp_path / "H.pth.tar")
+        encoder = dict(
+            type="ModalityEncoder",
+            backbone=self.backbone,
+            pretrained=dict(checkpoint=path, prefix="audnet."),
+        )
+        config = dict(
+            type="MultiModalRecognizer", encoders=dict(audio=encoder), num_classes=3
+        )
+        model = MODELS.build(config)
+        model.init_weights()
+        assert bool((model.encoders["audio"].backbone.conv1.weight == 0.25).all())
+        encoder["pretrained"]["checkpoint"] = str(tmp_path / "none.pth")
+        with pytest.raises(FileNotFoundError, match="none.pth"):
+            MODELS.build(config).init_weights()
+
+    def test_skipped_layers_stay_as_they_were(self, tmp_path):
+        path = self.save(
+            tmp_path / "cut.pth", lambda s: s.pop("audnet.layer4.1.bn2.weight")
+        )
+        backbone = self.build().backbone
+        before = backbone.layer4[0].conv1.weight.clone()
+        report = load_backbone(backbone, path, prefix="audnet.", skip=r"^layer4")
+        assert torch.equal(backbone.layer4[0].conv1.weight, before)
+        assert bool((backbone.layer3[0].conv1.weight == 0.25).all())
+        assert not any("layer4" in k for k in report.matched)

@@ -110,7 +110,7 @@ def test_keep_mask_has_the_redrawn_distribution(p, present):
     points = 12 if len(p) == 4 else 60
     grid = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     uniforms = torch.cartesian_prod(*[grid] * len(p))
-    keep = F.draw_keep_mask(
+    keep, probability = F.draw_keep_mask(
         [torch.tensor(v, dtype=torch.float64) for v in p],
         [torch.full((len(uniforms),), has) for has in present],
         uniforms,
@@ -122,12 +122,15 @@ def test_keep_mask_has_the_redrawn_distribution(p, present):
         tolerance = len(p) * 0.5 / points
         assert share == pytest.approx(expected.get(kept, 0.0), abs=tolerance)
     assert keep.any(1).all()
+    for k in range(len(p)):
+        kept = sum(v for outcome, v in expected.items() if outcome[k])
+        assert probability[0, k].item() == pytest.approx(kept, abs=2e-6)
 
 
 def test_keep_mask_keeps_one_even_if_all_are_certain_to_go():
     ones = [torch.tensor(1.0)] * 2
     here = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
-    keep = F.draw_keep_mask(ones, here, torch.rand(3, 2))
+    keep, _ = F.draw_keep_mask(ones, here, torch.rand(3, 2))
     assert keep.sum(1).tolist() == [1, 1, 0]
     assert keep[1].tolist() == [True, False]
 

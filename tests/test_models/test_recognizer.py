@@ -179,10 +179,11 @@ class TestMissingModality:
         losses = model.loss(*toy_batch(absent={"audio": [0, 1, 2, 3]}))
         assert losses["r/video"].item() == pytest.approx(1, abs=1e-6)
 
+    @pytest.mark.parametrize("affine", [False, True])
     @pytest.mark.parametrize("norm", [False, True])
     @pytest.mark.parametrize("rows", [[0], list(range(7)), list(range(8))])
-    def test_never_nan_and_every_parameter_keeps_its_gradient(self, rows, norm):
-        model = full_model(batchnorm=norm)
+    def test_never_nan_and_every_parameter_keeps_its_gradient(self, rows, norm, affine):
+        model = full_model(batchnorm=norm, norm=dict(type="LayerNorm", affine=affine))
         losses = model.loss(*toy_batch(absent={"audio": rows}))
         total(losses).backward()
         assert all(torch.isfinite(v).all() for v in losses.values())
@@ -235,11 +236,23 @@ class TestFusion:
         assert (fused[:, 2:] == 1).all()  # no rescaling, the others stay
         assert (fused[:, 0] == fused[:, 1]).all()  # a modality goes as a whole
 
-    def test_rescale_divides_by_the_keep_probability(self):
-        _, fused, logs = self.run(rescale=True)
-        p = logs["drop_prob/video"].item()
+    @pytest.mark.parametrize("mode", ["adaptive", "fixed"])
+    def test_rescale_keeps_the_mean(self, mode):
+        _, fused, logs = self.run(rescale=True, mode=mode)
+        p = [logs[f"drop_prob/{m}"].item() for m in ("video", "audio", "flow")]
+        keep = (1 - p[0]) / (1 - p[0] * p[1] * p[2])  # given that not all are dropped
         kept = fused[fused[:, 0] != 0, 0]
-        assert torch.allclose(kept, torch.full_like(kept, 1 / (1 - p)))
+        assert torch.allclose(kept, torch.full_like(kept, 1 / keep), rtol=1e-5)
+        assert fused[:, 0].mean().item() == pytest.approx(1, abs=0.03)
+
+    def test_rescale_stays_finite_when_dropping_is_certain(self):
+        neck = MODELS.build(dict(type="AMDFusion", rescale=True)).train()
+        features = {m: torch.ones(50, 2) for m in ("video", "audio")}
+        present = {m: torch.ones(50, dtype=torch.bool) for m in features}
+        s = {"video": torch.tensor(0.99), "audio": torch.tensor(0.05)}
+        fused, logs = neck(features, present, s)
+        assert logs["drop_prob/video"].item() == 1.0  # tanh(18.8) in float32
+        assert torch.isfinite(fused).all() and (fused[:, 2:] == 1).all()
 
     def test_batch_granularity_drops_for_all_samples_at_once(self):
         for _ in range(5):

@@ -9,6 +9,7 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=10, ignore_last=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    batch_norm=dict(type="AverageBatchNormHook"),
     # The target is never asked which checkpoint to keep.
     checkpoint=dict(
         type="ResumableCheckpointHook",

@@ -56,7 +56,8 @@ class AMDFusion(ConcatFusion):
         granularity: ``'sample'`` draws for every sample with a shared probability,
             ``'batch'`` once for the mini-batch, as the paper's index ``k`` alone
             would read. Both have the same mean; the former has less variance.
-        rescale: Divide what is kept by ``1 - p``. The paper and its code do not.
+        rescale: Divide what is kept by the probability of keeping it, so that its
+            mean stays. The paper and its code do not.
         init_cfg: As in MMEngine.
 
     Raises:
@@ -94,7 +95,7 @@ class AMDFusion(ConcatFusion):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Drop probability and relative speed of each modality, both scalars."""
         if self.mode == "fixed":
-            return {m: like.new_tensor(self.p) for m in modalities}, {}
+            return {m: like.new_full((), self.p) for m in modalities}, {}
         none = {m: like.new_zeros(()) for m in modalities}
         # One modality left in the whole batch: nothing to compare, nothing to drop.
         if len(confidences) < 2:
@@ -123,7 +124,7 @@ class AMDFusion(ConcatFusion):
         uniforms = torch.rand(
             rows, len(modalities), dtype=like.dtype, device=like.device
         )
-        keep = functional.draw_keep_mask(
+        keep, probability = functional.draw_keep_mask(
             [p[m] for m in modalities],
             [present[m] for m in modalities],
             uniforms.expand(count, -1),
@@ -133,7 +134,9 @@ class AMDFusion(ConcatFusion):
             mask = keep[:, column]
             masked[m] = features[m] * mask.unsqueeze(1).to(features[m].dtype)
             if self.rescale:
-                masked[m] = masked[m] / (1 - p[m]).to(features[m].dtype)
+                # In the probabilities' precision: 1 - p may be tiny.
+                factor = (mask / probability[:, column].clamp(min=1e-6)).unsqueeze(1)
+                masked[m] = (features[m] * factor).to(features[m].dtype)
             if m in speed:
                 logs[f"r/{m}"] = speed[m]
             logs[f"drop_prob/{m}"] = p[m]

@@ -16,7 +16,7 @@ class CollaborativeDistillation(Objective):
     with the unimodal logits at theta.
 
     Args:
-        weight: ``lambda``. The paper gives no value, its code 1.
+        weight: ``lambda``; 1 in the paper's implementation details.
         temperature: The paper has none, that is 1.
     """
 

@@ -84,7 +84,13 @@ train_dataloader = dict(
 val_dataloader = dict(
     **_loader,
     sampler=dict(type="ResumableSampler", shuffle=False),
-    dataset=dict(_dataset, use="val", watch_target=True, pipelines=test_pipelines),
+    dataset=dict(
+        _dataset,
+        use="val",
+        watch_target=True,
+        eval_split="test",  # of the target, whose curves need no more clips
+        pipelines=test_pipelines,
+    ),
 )
 test_dataloader = dict(
     **_loader,

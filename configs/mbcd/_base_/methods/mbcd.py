@@ -1,7 +1,7 @@
 """MBCD: adaptive modality dropout, gradient consistency, collaborative distillation.
 
-Eqs. 2-9. alpha = 1e-4 and lambda = 1 are the published code's, the paper has no
-values; beta = 0.999 is Table 7's best.
+Eqs. 2-9. lambda = 1, alpha = 1e-4: the paper's implementation details; beta = 0.999:
+Table 7's best.
 """
 
 method = dict(

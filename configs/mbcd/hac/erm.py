@@ -1,0 +1,5 @@
+"""ERM on HAC, humans and animals to cartoons."""
+
+_base_ = ["../_base_/hac_baseline.py", "../_base_/methods/erm.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
