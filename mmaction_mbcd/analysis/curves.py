@@ -102,7 +102,9 @@ def plot_curves(
             else:
                 ax.set_xlabel("epoch")
             if column == 0:
-                ax.set_ylabel(f"{labels[role]}, top-1 %")
+                count = frame.get(f"{role}/N")
+                known = "" if count is None else f" (N = {count.iloc[-1]:.0f})"
+                ax.set_ylabel(f"{labels[role]}{known}, top-1 %", fontsize="small")
     handles = {}
     for ax in axes.flat:
         handles |= {

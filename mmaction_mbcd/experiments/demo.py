@@ -72,7 +72,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
     Raises:
         DemoError: If training or testing fails.
     """
-    console = console or Console()
+    # A file or a pipe has no width of its own, and the table needs some.
+    console = console or Console(width=None if sys.stdout.isatty() else 100)
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
     synth = SynthConfig(seed=options.seed, **options.synth)
@@ -89,7 +90,8 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
         curves[rows[-1]["method"]] = read_curves(options.out / method)
     table = pd.DataFrame(rows)
     table.to_csv(options.out / "results.csv", index=False)
-    modalities = [c.split()[0] for c in table.columns if c.endswith(" top1")][1:]
+    own = {"fused", "student"}
+    modalities = [c[:-5] for c in table if c.endswith(" top1") and c[:-5] not in own]
     _print_table(table, modalities, synth.target, options, console)
     figure = options.out / "curves.png"
     plot_curves(
@@ -224,15 +226,15 @@ def _print_table(
 ) -> None:
     count = int(table["N"].iloc[0])
     shown = Table(
-        title=f"Top-1 % on the unseen domain {target!r}: N = {count} clips, epoch "
-        f"chosen by {RULE}, seed {options.seed}",
+        title=f"Top-1 % on unseen {target!r}: N = {count} clips, epoch by {RULE}, "
+        f"seed {options.seed}",
         title_justify="left",
     )
     shown.add_column("method")
-    shown.add_column("fused [95 % interval]", justify="right")
+    shown.add_column("fused [95 % interval]", justify="right", no_wrap=True)
     for m in modalities:
         shown.add_column(m, justify="right")
-    shown.add_column("fused, student", justify="right")
+    shown.add_column("student", justify="right")
     shown.add_column("source val.", justify="right")
     shown.add_column("epoch", justify="right")
     shown.add_column("train", justify="right")
@@ -249,9 +251,11 @@ def _print_table(
         )
     console.print("[bold]3. Result[/bold]")
     console.print(shown)
-    console.print(
-        "   The interval is Wilson's, for the choice of clips alone; seeds differ too. "
-        "EMA and MBCD\n   are evaluated by their averaged weights (the student's "
-        "accuracy stands beside).\n   A modality's accuracy is its own head's: a "
-        "probe on detached features for ERM and EMA."
-    )
+    for line in (
+        "The interval is Wilson's, for the choice of clips alone; seeds differ too.",
+        "EMA and MBCD are evaluated by their averaged weights; the student stands "
+        "beside.",
+        "A modality's accuracy is its own head's: ERM and EMA have probes on detached "
+        "features.",
+    ):
+        console.print(f"   {line}")
