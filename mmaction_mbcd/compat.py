@@ -261,6 +261,30 @@ def resume_within_work_dir() -> None:
         module.find_latest_checkpoint = find_latest_checkpoint
 
 
+def format_configs_once() -> None:
+    """MMEngine formats the whole config anew for every checkpoint it writes.
+
+    The formatter takes a second or two of pure Python, several times a validation.
+    Its result depends on its arguments alone and is kept.
+    """
+    from mmengine.config import config
+
+    stock = config.FormatCode
+    if getattr(stock, "formats_once", False):
+        return
+    formatted: dict[tuple[str, str], object] = {}
+
+    def format_once(text: str, **kwargs: object) -> object:
+        key = (text, repr(sorted(kwargs.items(), key=lambda item: item[0])))
+        if key not in formatted:
+            formatted.clear()  # a run has one config
+            formatted[key] = stock(text, **kwargs)
+        return formatted[key]
+
+    format_once.formats_once, format_once.__wrapped__ = True, stock
+    config.FormatCode = format_once
+
+
 def start_cpu_process_group() -> None:
     """Starts gloo from torchrun's variables on a machine without a GPU.
 
@@ -289,3 +313,4 @@ def apply() -> None:
         declare_torchvision_ops()
         trust_checkpoint_types()
         resume_within_work_dir()
+        format_configs_once()

@@ -470,3 +470,21 @@ def test_apply_twice_changes_nothing():
     compat.apply()
     assert set(torch.serialization.get_safe_globals()) == admitted
     assert runner.find_latest_checkpoint is found
+
+
+def test_a_config_is_formatted_once(monkeypatch):
+    from mmengine.config import Config, config
+
+    calls = []
+    stock = config.FormatCode
+    monkeypatch.setattr(
+        config,
+        "FormatCode",
+        lambda text, **kw: calls.append(text) or stock.__wrapped__(text, **kw),
+    )
+    compat.format_configs_once()
+    cfg = Config(dict(a=1, b=[1, 2]))
+    first = cfg.pretty_text
+    assert cfg.pretty_text == first and len(calls) == 1
+    cfg.a = 2
+    assert cfg.pretty_text != first and len(calls) == 2

@@ -97,3 +97,17 @@ test_dataloader = dict(
     sampler=dict(type="ResumableSampler", shuffle=False),
     dataset=dict(_dataset, use="test", eval_split="full", pipelines=test_pipelines),
 )
+
+# Parts of the above, not settings of their own.
+del (
+    _sample,
+    _still,
+    _augment,
+    _centre,
+    _shape,
+    _sound,
+    _dataset,
+    _loader,
+    train_pipelines,
+    test_pipelines,
+)

@@ -75,3 +75,6 @@ model = dict(
     ),
     fused_head=dict(type="MLPHead"),
 )
+
+# Parts of the above, not settings of their own.
+del _pathway

@@ -52,3 +52,6 @@ model = dict(
     fused_head=_head,
     unimodal_head=_head,
 )
+
+# Parts of the above, not settings of their own.
+del _head, _clip
