@@ -1,6 +1,7 @@
 """Datasets, their transforms, and sampling that can be resumed."""
 
 from . import transforms
+from .epic_kitchens import EPICKitchensDataset
 from .hac import HACDataset
 from .multimodal_dataset import MultiModalDataset
 from .sampler import ResumableSampler, SampleIndex
@@ -9,6 +10,7 @@ from .synth_action import SynthActionDataset
 from .transforms import MissingModalityError, UnreadableMediaError
 
 __all__ = [
+    "EPICKitchensDataset",
     "HACDataset",
     "MissingModalityError",
     "MultiModalDataset",

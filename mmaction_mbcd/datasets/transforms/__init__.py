@@ -9,6 +9,7 @@ from .audio import (
 )
 from .flow import ClipFlip, DecodeFlowPair, OpenFlowPair, mirror_flow
 from .formatting import FormatAudio
+from .frames import DecodeFlowFrames, DecodeFrames
 from .loading import (
     DecodeVideo,
     MissingModalityError,
@@ -19,7 +20,9 @@ from .loading import (
 
 __all__ = [
     "ClipFlip",
+    "DecodeFlowFrames",
     "DecodeFlowPair",
+    "DecodeFrames",
     "DecodeVideo",
     "FormatAudio",
     "FrequencyMask",

@@ -1,0 +1,487 @@
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from media import tone, write_wav
+from mmaction_mbcd.datasets import EPICKitchensDataset, SampleIndex
+from mmaction_mbcd.datasets.epic_splits import CLASSES, EpicSegment, write_csv
+from mmaction_mbcd.datasets.transforms import (
+    DecodeFlowFrames,
+    DecodeFrames,
+    UnreadableMediaError,
+)
+from mmaction_mbcd.datasets.transforms.frames import decode_image
+
+SPLITS = (
+    Path(
+        os.environ.get("MBCD_SPLITS")
+        or Path(__file__).parents[2].parent / "shared" / "data" / "splits"
+    )
+    / "epic"
+)
+COUNTS = dict(D1=(1543, 435), D2=(2495, 750), D3=(3897, 974))
+KITCHENS = dict(D1="P08", D2="P01", D3="P22")
+FOLDER = "MM-SADA_Domain_Adaptation_Splits"
+LAYOUTS = dict(original=("rgb", "rgb"), repack=("video", "audio"))
+HEIGHT, WIDTH = 16, 24
+
+# Per split the segments [start, stop) of one video. By hand:
+#            RGB frames       flow frames
+# [11, 24)   11 ... 23 (13)   6 ... 11 (6)     odd length, odd start
+# [30, 33)   30 ... 32 (3)    15 (1)           shorter than any clip
+# [40, 48)   40 ... 47 (8)    20 ... 23 (4)    exactly one window of 4 x 2
+SEGMENTS = [(11, 24), (30, 33), (40, 48)]
+RGB = [*range(11, 24), *range(30, 33), *range(40, 48)]
+FLOW = [*range(6, 12), 15, *range(20, 24)]
+
+
+def rgb_value(frame):
+    return 3 * frame
+
+
+def flow_value(frame):
+    """Of u and of v."""
+    return 5 * frame, 255 - 5 * frame
+
+
+def write_image(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+    assert cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+
+
+def stamp(frame):
+    return f"00:00:{frame / 60:05.2f}"
+
+
+def write_epic(root, layout="original", segments=None):
+    """Exactly the frames that the segments hold, so any other one is an error."""
+    frames, sound = LAYOUTS[layout]
+    uid = 0
+    for domain, kitchen in KITCHENS.items():
+        for split in ("train", "test"):
+            video = f"{kitchen}_0{1 + (split == 'test')}"
+            rows = []
+            for start, stop in segments or SEGMENTS:
+                rows.append(
+                    EpicSegment(
+                        uid=uid,
+                        participant_id=kitchen,
+                        video_id=video,
+                        narration="open fridge",
+                        start_timestamp=stamp(start),
+                        stop_timestamp=stamp(stop),
+                        start_frame=start,
+                        stop_frame=stop,
+                        verb="open",
+                        verb_class=uid % 8,
+                    )
+                )
+                uid += 1
+            (root / FOLDER).mkdir(parents=True, exist_ok=True)
+            write_csv(rows, root / FOLDER / f"{domain}_{split}.csv")
+            place = Path(split, domain, video)
+            # Its red channel tells RGB from BGR.
+            for i in RGB:
+                path = root / frames / place / f"frame_{i:010d}.jpg"
+                write_image(path, (0, 0, rgb_value(i)))
+            for i in FLOW:
+                for part, value in zip("uv", flow_value(i), strict=True):
+                    path = root / "flow" / place / part / f"frame_{i:010d}.jpg"
+                    write_image(path, value)
+            write_wav(root / sound / f"{place}.wav", tone(1.0))
+    return root
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory):
+    return {x: write_epic(tmp_path_factory.mktemp(x), x) for x in LAYOUTS}
+
+
+@pytest.fixture
+def tree(trees, tmp_path):
+    """A copy of the original layout, to be damaged."""
+    return Path(shutil.copytree(trees["original"], tmp_path / "epic"))
+
+
+def pipelines(train=False, clip_len=4, rgb_interval=2, flow_interval=1):
+    def clip(interval):
+        return dict(
+            type="SampleClip",
+            clip_len=clip_len,
+            frame_interval=interval,
+            test_mode=not train,
+        )
+
+    shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
+    return dict(
+        video=[clip(rgb_interval), dict(type="DecodeFrames"), shape],
+        flow=[clip(flow_interval), dict(type="DecodeFlowFrames"), shape],
+        audio=[
+            dict(type="LoadWaveform", span="segment", max_seconds=10),
+            dict(type="TileWaveform", length=8000),
+            dict(type="LogSpectrogram", nperseg=64, noverlap=32),
+            dict(type="FormatAudio"),
+        ],
+    )
+
+
+def build(root, use="test", target="D1", **kwargs):
+    pipes = kwargs.pop("pipelines", None) or pipelines(train=use == "train")
+    return EPICKitchensDataset(
+        data_root=str(root), use=use, target=target, pipelines=pipes, **kwargs
+    )
+
+
+def rgb_frames(item):
+    """Frame numbers, read from the pictures' red channel."""
+    values = item["inputs"]["video"].float().mean((2, 3))
+    assert values[1:].max() < 8
+    return [round(v / 3) for v in values[0].tolist()]
+
+
+def flow_frames(item):
+    u, v = item["inputs"]["flow"].float().mean((2, 3))
+    frames = [round(x / 5) for x in u.tolist()]
+    assert frames == [round((255 - y) / 5) for y in v.tolist()]
+    return frames
+
+
+# --- the published split files ----------------------------------------------
+
+
+@pytest.fixture
+def real(tmp_path):
+    if not SPLITS.is_dir():
+        pytest.skip(f"the real split files are not in {SPLITS} (set MBCD_SPLITS)")
+    (tmp_path / FOLDER).symlink_to(SPLITS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", COUNTS)
+def test_published_counts(real, target):
+    others = {d: n for d, n in COUNTS.items() if d != target}
+    train = build(real, "train", target)
+    assert train.counts == {d: n[0] for d, n in others.items()}
+    # The published steps per epoch at batch 16; the last, smaller batch is dropped.
+    assert len(train) // 16 == dict(D1=399, D2=340, D3=252)[target]
+    for use in ("val", "in_domain"):
+        counts = build(real, use, target).counts
+        assert counts == {d: n[1] for d, n in others.items()}
+        assert sum(counts.values()) == dict(D1=1724, D2=1409, D3=1185)[target]
+    assert len(build(real, "test", target)) == sum(COUNTS[target])
+    only = build(real, "test", target, eval_split="test")
+    assert len(only) == COUNTS[target][1]
+
+
+def test_published_rows(real):
+    info = build(real, "train", sources="D1", target=None).get_data_info(0)
+    # start_frame 245, stop_frame 350: ceil(245 / 2) = 123, int(105 / 2) = 52.
+    assert (info["start"], info["stop"]) == (4.09, 5.84)
+    assert info["label"] == CLASSES.index("open") == 2
+    video, flow = info["extras"]["video"], info["extras"]["flow"]
+    assert (video["start_index"], video["total_frames"]) == (245, 105)
+    assert (flow["start_index"], flow["total_frames"]) == (123, 52)
+    folder = f"{real}/rgb/train/D1/P08_01"
+    name = video["filename_tmpl"].format(video["start_index"])
+    assert f"{info['files']['video']}/{name}" == f"{folder}/frame_0000000245.jpg"
+    assert flow["filename_tmpl"].format(123) == "frame_0000000123.jpg"
+
+
+def test_names():
+    assert EPICKitchensDataset.METAINFO == dict(
+        classes=("take", "put", "open", "close", "wash", "cut", "mix", "pour"),
+        domains=("D1", "D2", "D3"),
+    )
+
+
+# --- frame numbers ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_centre_clips(trees, layout):
+    """4 frames at interval 2 (RGB) and 1 (flow), the window in the middle."""
+    data = build(trees[layout])
+    assert len(data) == 6
+    expected = [
+        # A window of 7 in 13: 11 + 3. A window of 4 in 6: 6 + 1.
+        ([14, 16, 18, 20], [7, 8, 9, 10]),
+        # 0 2 4 6 modulo 3; one flow frame.
+        ([30, 32, 31, 30], [15, 15, 15, 15]),
+        # 7 in 8: 40 + 0. 4 in 4.
+        ([40, 42, 44, 46], [20, 21, 22, 23]),
+    ]
+    # The train split of the target, then its test split.
+    for i, (rgb, flow) in enumerate(expected + expected):
+        item = data[i]
+        assert rgb_frames(item) == rgb
+        assert flow_frames(item) == flow
+        assert item["data_samples"].present == dict(video=True, flow=True, audio=True)
+        assert item["data_samples"].gt_label.tolist() == [i]
+        split = "train" if i < 3 else "test"
+        root, sound = LAYOUTS[layout]
+        files = data.get_data_info(i)["files"]
+        video = f"P08_0{1 if i < 3 else 2}"
+        base = f"{trees[layout]}/{{}}/{split}/D1/{video}"
+        assert files["video"] == base.format(root)
+        assert files["flow"] == tuple(f"{base.format('flow')}/{c}" for c in "uv")
+        assert files["audio"] == f"{base.format(sound)}.wav"
+
+
+def test_every_frame_up_to_the_last(trees):
+    """8 frames at interval 1: the end, stop - 1, is read; stop is not."""
+    pipes = pipelines(clip_len=8, rgb_interval=1)
+    data = build(trees["original"], pipelines=pipes)
+    assert rgb_frames(data[2]) == [40, 41, 42, 43, 44, 45, 46, 47]
+    assert flow_frames(data[2]) == [20, 21, 22, 23, 20, 21, 22, 23]
+    pipes = pipelines(clip_len=13, rgb_interval=1)
+    data = build(trees["original"], pipelines=pipes)
+    assert rgb_frames(data[0]) == list(range(11, 24))
+    # 0 ... 12 modulo 6.
+    assert flow_frames(data[0]) == [6 + i % 6 for i in range(13)]
+
+
+def test_train_clips_stay_in_their_segment(trees):
+    """Every start of the 13-frame segment occurs, and nothing outside is read."""
+    data = build(trees["original"], "train", target="D2", sources="D1")
+    assert len(data) == 3
+    starts, flow_starts = set(), set()
+    for epoch in range(60):
+        for i, (start, stop) in enumerate(SEGMENTS):
+            item = data[SampleIndex(i, (0, epoch, i))]
+            length = stop - start
+            rgb, flow = rgb_frames(item), flow_frames(item)
+            first = rgb[0] - start
+            assert rgb == [start + (first + 2 * k) % length for k in range(4)]
+            half, begin = length // 2, (start + 1) // 2
+            offset = flow[0] - begin
+            assert flow == [begin + (offset + k) % half for k in range(4)]
+            if i == 0:
+                starts.add(rgb[0])
+                flow_starts.add(flow[0])
+            elif i == 1:
+                assert (rgb[0], flow[0]) == (30, 15)
+    # A window of 8 in 13 has 6 places, of 4 in 6 has 3.
+    assert starts == set(range(11, 17)) and flow_starts == {6, 7, 8}
+
+
+def test_repeated_frames_are_copies(trees):
+    folder = trees["original"] / "rgb" / "train" / "D1" / "P08_01"
+    results = dict(
+        filename=str(folder),
+        filename_tmpl="frame_{:010d}.jpg",
+        frame_inds=np.array([30, 31, 30]),
+    )
+    imgs = DecodeFrames().transform(results)["imgs"]
+    before = imgs[2].copy()
+    imgs[0][:] = 255
+    assert np.array_equal(imgs[2], before)
+
+
+def test_audio_is_the_segment(trees):
+    data = build(trees["original"], modalities=["audio"])
+    info = data.get_data_info(0)
+    # [11, 24) at 60 fps, in hundredths of a second.
+    assert (info["start"], info["stop"]) == (0.18, 0.40)
+    load = data.pipelines["audio"][0]
+    results = load.transform(dict(filename=info["files"]["audio"], **info))
+    assert results["audio_span"] == pytest.approx((0.18, 0.40))
+    assert len(results["audios"]) == round(0.22 * 16000)
+    expected = tone(1.0)[2880:6400]
+    assert np.allclose(results["audios"], expected, atol=1e-4)
+
+
+def test_at_most_ten_seconds_of_audio(tmp_path):
+    write_wav(tmp_path / "a.wav", tone(12.0))
+    data = build(write_epic(tmp_path, segments=[(11, 24)]), modalities=["audio"])
+    step = data.pipelines["audio"][0]
+    row = dict(filename=str(tmp_path / "a.wav"), start=1.0, stop=11.5)
+    assert step.transform(row)["audio_span"] == pytest.approx((1.0, 11.0))
+
+
+def test_both_layouts_give_the_same(trees):
+    one, other = (build(trees[x]) for x in LAYOUTS)
+    for i in range(len(one)):
+        a, b = one[i], other[i]
+        for modality in a["inputs"]:
+            assert torch.equal(a["inputs"][modality], b["inputs"][modality])
+
+
+def test_one_frame_has_no_flow(tmp_path):
+    root = write_epic(tmp_path, segments=[(11, 12)])
+    rows = root / FOLDER / "D1_train.csv"
+    text = rows.read_text().replace(
+        "00:00:00.18,00:00:00.20", "00:00:00.18,00:00:00.30"
+    )
+    rows.write_text(text)
+    data = build(root, optional_modalities=("flow", "audio"))
+    item = data[0]
+    assert rgb_frames(item) == [11] * 4
+    assert item["data_samples"].present["flow"] is False
+
+
+# --- damage -----------------------------------------------------------------
+
+
+def test_missing_frame(tree):
+    gone = tree / "rgb/train/D1/P08_01/frame_0000000016.jpg"
+    gone.unlink()
+    data = build(tree)
+    with pytest.raises(UnreadableMediaError) as error:
+        data[0]
+    assert str(error.value).startswith(
+        f"cannot read video of sample 'D1/P08_01/0' from {gone}: there is no such frame"
+    )
+    assert rgb_frames(data[1]) == [30, 32, 31, 30]
+
+
+@pytest.mark.parametrize("part", "uv")
+def test_missing_flow_frame(tree, part):
+    gone = tree / f"flow/test/D1/P08_02/{part}/frame_0000000015.jpg"
+    gone.unlink()
+    with pytest.raises(UnreadableMediaError, match=f"read flow .* from {gone}: there"):
+        build(tree)[4]
+
+
+@pytest.mark.parametrize("modality", ["video", "flow"])
+@pytest.mark.parametrize(
+    "keep, reason",
+    [
+        (0, "the file is empty"),
+        (3, "the JPEG is cut off after 3 bytes"),
+        (0.5, "the JPEG is cut off"),
+        (-1, "the JPEG is cut off"),
+    ],
+)
+def test_truncated_frame(tree, modality, keep, reason):
+    path = tree / "rgb/train/D1/P08_01/frame_0000000014.jpg"
+    if modality == "flow":
+        path = tree / "flow/train/D1/P08_01/v/frame_0000000008.jpg"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(UnreadableMediaError) as error:
+        build(tree)[0]
+    text = str(error.value)
+    assert text.startswith(
+        f"cannot read {modality} of sample 'D1/P08_01/0' from {path}"
+    )
+    assert reason in text
+
+
+def test_a_preallocated_or_foreign_file_is_no_image():
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 255, (32, 48, 3), np.uint8)
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    assert decode_image(jpeg).shape == (32, 48, 3)
+    assert decode_image(jpeg, grey=True).shape == (32, 48)
+    # Every cut is found, and padding behind the end is none.
+    for cut in range(len(jpeg)):
+        with pytest.raises(ValueError):
+            decode_image(jpeg[:cut])
+    half = len(jpeg) // 2
+    with pytest.raises(ValueError, match="cut off"):
+        decode_image(jpeg[:half] + bytes(len(jpeg) - half))
+    assert np.array_equal(decode_image(jpeg + bytes(9)), decode_image(jpeg))
+    with pytest.raises(ValueError, match="no image"):
+        decode_image(b"<html>404</html>")
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    assert np.array_equal(decode_image(png), picture[..., ::-1])
+
+
+def test_frames_of_two_sizes(tree):
+    folder = tree / "rgb/train/D1/P08_01"
+    cv2.imwrite(str(folder / "frame_0000000016.jpg"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UnreadableMediaError, match=f"{folder}: its frames differ in"):
+        build(tree)[0]
+
+
+def test_flow_components_of_two_sizes(tree):
+    path = tree / "flow/train/D1/P08_01/v/frame_0000000015.jpg"
+    cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+    with pytest.raises(UnreadableMediaError, match=r"x frames are \(16, 24\) pixels"):
+        build(tree)[1]
+
+
+@pytest.mark.parametrize(
+    "modality, folder",
+    [("video", "rgb/train/D1/P08_01"), ("flow", "flow/train/D1/P08_01/v")],
+)
+def test_missing_folder(tree, modality, folder):
+    shutil.rmtree(tree / folder)
+    with pytest.raises(FileNotFoundError) as error:
+        build(tree)[0]
+    assert f"has no {modality}: {tree / folder} does not exist" in str(error.value)
+
+
+def test_missing_wav_is_a_missing_modality(tree):
+    (tree / "rgb/train/D1/P08_01.wav").unlink()
+    item = build(tree)[0]
+    assert item["data_samples"].present == dict(video=True, flow=True, audio=False)
+    assert not item["inputs"]["audio"].any()
+    with pytest.raises(FileNotFoundError, match="P08_01.wav does not exist"):
+        build(tree, optional_modalities=())[0]
+
+
+def test_segment_behind_the_sound_is_a_missing_modality(tree):
+    # Half a second of sound; the segments start at 0.18, 0.5 and 0.67 s.
+    write_wav(tree / "rgb/train/D1/P08_01.wav", tone(0.5))
+    data = build(tree)
+    items = [data[i] for i in range(3)]
+    assert [x["data_samples"].present["audio"] for x in items] == [True, False, False]
+    assert not items[1]["inputs"]["audio"].any()
+    # An empty file is none either.
+    (tree / "rgb/train/D1/P08_01.wav").write_bytes(b"")
+    assert data[0]["data_samples"].present["audio"] is False
+
+
+def test_no_sound_file_is_an_error_if_it_is_no_sound(tree):
+    path = tree / "rgb/train/D1/P08_01.wav"
+    path.write_bytes(b"RIFF nothing")
+    with pytest.raises(UnreadableMediaError, match=f"read audio .* from {path}"):
+        build(tree)[0]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (",11,24,", ",24,11,", "line 2: stop_frame 11 is not after start_frame 24"),
+        (",open,0", ",open,", r"line 2: verb_class is missing \(NaN\)"),
+        (",open,0", ",open,nan", r"line 2: verb_class is missing \(NaN\)"),
+        (",open,0", ",open,8", "line 2: verb_class 8 is none of the 8 classes"),
+        ("verb_class", "verb_classes", "lacks the column 'verb_class'"),
+        ("0,P08,P08", "0,P01,P01", "uid 0 is of participant P01, but D1 is P08"),
+    ],
+)
+def test_faulty_rows(tree, old, new, message):
+    path = tree / FOLDER / "D1_train.csv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        build(tree)
+
+
+def test_missing_annotation(tree):
+    (tree / FOLDER / "D1_train.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="D1_train.pkl .nor a .csv beside it"):
+        build(tree)
+
+
+def test_transforms_read_nothing_but_the_named_frames(trees):
+    """The stock sampler's indices are file numbers; `u` is channel 0."""
+    folder = trees["original"] / "flow" / "train" / "D1" / "P08_01"
+    results = dict(
+        filename=(str(folder / "u"), str(folder / "v")),
+        filename_tmpl="frame_{:010d}.jpg",
+        frame_inds=np.array([[6], [11]]),
+    )
+    results = DecodeFlowFrames().transform(results)
+    assert [img.shape for img in results["imgs"]] == [(HEIGHT, WIDTH, 2)] * 2
+    means = [img.mean((0, 1)).round().tolist() for img in results["imgs"]]
+    assert means == [[30, 225], [55, 200]]
+    assert results["img_shape"] == results["original_shape"] == (HEIGHT, WIDTH)
