@@ -12,17 +12,18 @@ CHECKPOINT=$2
 GPUS=$3
 NNODES=${NNODES:-1}
 NODE_RANK=${NODE_RANK:-0}
+PYTHON=${PYTHON:-python}
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
 if [ -z "${PORT:-}" ]; then
     PORT=29500
     if [ "$NNODES" = 1 ]; then  # alone: any free port, so that two runs can coexist
-        PORT=$(python -c 'import socket
+        PORT=$("$PYTHON" -c 'import socket
 s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     fi
 fi
 TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec torchrun \
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m torch.distributed.run \
     --nnodes="$NNODES" --node-rank="$NODE_RANK" --nproc-per-node="$GPUS" \
     --master-addr="$MASTER_ADDR" --master-port="$PORT" \
     "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

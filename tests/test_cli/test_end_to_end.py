@@ -29,6 +29,7 @@ def run(repo, tool, *args, check=True, **environment):
         cwd=repo,
         env=os.environ
         | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo / "tests")}
+        | {"PYTHON": sys.executable}  # make test activates no environment
         | environment,
         capture_output=True,
         text=True,
