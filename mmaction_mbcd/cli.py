@@ -14,6 +14,7 @@ import os.path as osp
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -150,12 +151,13 @@ def set_work_dir(
     modalities: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> None:
-    """``work_dir``, or the config's own, or ``work_dirs/<config>[_<options>]``.
+    """``work_dir``, or the config's own, or ``work_dirs/[<folder>/]<config>[_...]``.
 
-    Checkpoint names hold neither seed nor modalities. The default folder names
-    those that were given on the command line, such as
-    ``work_dirs/mbcd_video-audio_seed3``, so that such runs do not overwrite each
-    other. A folder that was asked for is taken as it is.
+    Checkpoint names hold neither dataset, seed nor modalities. The default names the
+    folder of a config that lies below ``configs``, and the options that were given
+    on the command line, such as ``work_dirs/hac/mbcd_video-audio_seed3``, so that
+    such runs do not overwrite each other. A folder that was asked for is taken as
+    it is.
     """
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -165,7 +167,10 @@ def set_work_dir(
             name += "_" + "-".join(modalities)
         if seed is not None:
             name += f"_seed{seed}"
-        cfg.work_dir = osp.join("work_dirs", name)
+        *above, folder, _ = Path(config_file).resolve().parts
+        cfg.work_dir = osp.join(
+            "work_dirs", *([folder] if "configs" in above else []), name
+        )
 
 
 def enable_amp(cfg: Config, dtype: str = "float16") -> None:

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import pandas as pd  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 
 def read_curves(work_dir: str | Path) -> pd.DataFrame:
@@ -97,6 +98,7 @@ def plot_curves(
                 ax.axvline(selected[title], color="0.6", ls="--", lw=1)
             ax.grid(alpha=0.3)
             ax.set_ylim(0, 100)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             if row == 0:
                 ax.set_title(title)
             else:

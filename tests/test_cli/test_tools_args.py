@@ -105,6 +105,11 @@ def test_work_dir(config, options, expected):
     assert train_config(config, *options).work_dir == expected
 
 
+def test_work_dirs_of_two_datasets_differ(repo):
+    config = repo / "configs" / "mbcd" / "hac" / "mbcd.py"
+    assert train_config(config, "--seed", "1").work_dir == "work_dirs/hac/mbcd_seed1"
+
+
 @pytest.mark.parametrize(
     ("stated", "options", "expected"),
     [
