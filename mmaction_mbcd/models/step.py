@@ -23,7 +23,8 @@ class StepOutputs:
         raw_features: The same before LayerNorm.
         unimodal_logits: ``{modality: (N, C)}`` at theta; empty without heads.
         unimodal_ce: ``{modality: scalar}``, their cross-entropies (means over the
-            present samples).
+            present samples); empty without gradient, for the teacher and in
+            evaluation.
         probe: True if the unimodal heads only watch (detached features).
         fused_features: ``(N, sum d)``, what the fused head saw.
         fused_logits: ``(N, C)``; at theta' if the step has an inner update.

@@ -330,9 +330,14 @@ class TestBadInput:
         assert "needs at least two; got ['video']" in message
 
     def test_the_wrong_wrapper(self, repo, tiny_data, tmp_path):
-        options = small(tiny_data, optim_wrapper__type="OptimWrapper")
-        options += ["optim_wrapper.inner_lr=None", "optim_wrapper.order=None"]
-        message = self.error(
-            repo, f"{CONFIGS}/mbcd.py", "--work-dir", tmp_path, *options
+        config = tmp_path / "stock_wrapper.py"
+        config.write_text(
+            f'_base_ = "{repo / CONFIGS}/mbcd.py"\n'
+            'optim_wrapper = dict(_delete_=True, type="OptimWrapper", '
+            'optimizer=dict(type="Adam", lr=1e-3))\n'
         )
-        assert "OptimWrapper" in message
+        message = self.error(
+            repo, config, "--work-dir", tmp_path / "w", *small(tiny_data)
+        )
+        assert "needs optim_wrapper.type MBCDOptimWrapper" in message
+        assert message.endswith("got OptimWrapper")
