@@ -6,7 +6,7 @@ context; the model asks it for theta' in the middle of its forward. One backward
 follows, so DDP, gradient accumulation, clipping and resume work as for any model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -79,6 +79,32 @@ class InnerStepMixin:
     def _check_model(self, model: nn.Module) -> None:
         """Refuses models that this wrapper cannot step; called once per step."""
 
+    def gradient(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients as constants, for objectives that modulate them.
+
+        Args:
+            loss: Scalar.
+            parameters: What to differentiate by; zero where the loss does not depend
+                on one.
+        """
+        return self._gradients(loss, parameters, create_graph=False)
+
+    def _gradients(
+        self, loss: Tensor, parameters: Sequence[Tensor], create_graph: bool
+    ) -> list[Tensor]:
+        scale = self._inner_scale(loss)
+        gradients = torch.autograd.grad(
+            loss * scale,
+            list(parameters),
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        return [
+            torch.zeros_like(p) if g is None else g / scale
+            for g, p in zip(gradients, parameters, strict=True)
+        ]
+
     def inner_update(
         self, loss: Tensor, params: dict[str, Tensor]
     ) -> dict[str, Tensor]:
@@ -96,18 +122,9 @@ class InnerStepMixin:
             ``{name: theta'}``. The gradient of a function of theta' reaches theta
             through the identity and, with order 2, through the inner gradient.
         """
-        scale = self._inner_scale(loss)
-        gradients = torch.autograd.grad(
-            loss * scale,
-            list(params.values()),
-            retain_graph=True,
-            create_graph=self.order == 2,
-            allow_unused=True,
+        gradients = self._gradients(
+            loss, list(params.values()), create_graph=self.order == 2
         )
-        gradients = [
-            torch.zeros_like(p) if g is None else g / scale
-            for g, p in zip(gradients, params.values(), strict=True)
-        ]
         if self.sync_inner and dist.get_world_size() > 1:
             gradients = self._averaged(gradients)
         return {

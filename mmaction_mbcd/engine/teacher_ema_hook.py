@@ -149,6 +149,12 @@ class TeacherEMAHook(EMAHook):
             self._handle.remove()
             self._handle = None
 
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Tells the model whether the teacher is more than a copy by now."""
+        self.src_model.bind_teacher(
+            self.ema_model.module, started=int(self.ema_model.steps) > 1
+        )
+
     def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_) -> None:
         # A fused optimizer is called even when the scaler found infinities, and
         # skips inside its kernel.

@@ -18,6 +18,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def masked_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean of ``(N,)`` values over the rows in ``present``, all if None; 0 if none."""
+    if present is None:
+        return values.mean()
+    return (values * present).sum() / present.sum().clamp(min=1)
+
+
 def masked_cross_entropy(
     logits: Tensor, labels: Tensor, present: Tensor | None = None
 ) -> Tensor:
@@ -35,8 +42,7 @@ def masked_cross_entropy(
     """
     if present is None:
         return F.cross_entropy(logits, labels)
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    return (losses * present).sum() / present.sum().clamp(min=1)
+    return masked_mean(F.cross_entropy(logits, labels, reduction="none"), present)
 
 
 def modality_confidence(logits: Tensor, present: Tensor | None = None) -> Tensor:
@@ -177,11 +183,7 @@ def masked_kl_divergence(
     target = (teacher_logits / temperature).log_softmax(dim=1)
     own = (at_least_float32(logits) / temperature).log_softmax(dim=1)
     divergence = F.kl_div(own, target, reduction="none", log_target=True).sum(dim=1)
-    if present is None:
-        mean = divergence.mean()
-    else:
-        mean = (divergence * present).sum() / present.sum().clamp(min=1)
-    return mean * temperature**2
+    return masked_mean(divergence, present) * temperature**2
 
 
 def collaborative_distillation(
@@ -190,6 +192,7 @@ def collaborative_distillation(
     unimodal_logits: Mapping[str, Tensor],
     temperature: float = 1.0,
     present: Mapping[str, Tensor] | None = None,
+    readable: Tensor | None = None,
 ) -> Tensor:
     r"""Collaborative distillation, eq. 8.
 
@@ -201,11 +204,12 @@ def collaborative_distillation(
         unimodal_logits: ``{modality: (N, C)}`` of the student.
         temperature: The paper has none, that is 1.
         present: ``{modality: (N,) bool}``; all present if None.
+        readable: ``(N,) bool``, the samples of the fused term; all if None.
 
     Returns:
         Scalar in nats.
     """
-    terms = [masked_kl_divergence(teacher_logits, fused_logits, None, temperature)]
+    terms = [masked_kl_divergence(teacher_logits, fused_logits, readable, temperature)]
     for modality, logits in unimodal_logits.items():
         has = None if present is None else present[modality]
         terms.append(masked_kl_divergence(teacher_logits, logits, has, temperature))

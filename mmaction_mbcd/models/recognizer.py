@@ -31,6 +31,9 @@ class InnerStep(Protocol):
     ) -> tuple[Tensor, Tensor, list[bool]]:
         """Sums over processes if the wrapper synchronises; else what it was given."""
 
+    def gradient(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients as constants, taken with the loss scale where there is one."""
+
 
 @dataclass
 class _Bound:
@@ -38,6 +41,7 @@ class _Bound:
 
     inner_step: InnerStep | None = None
     teacher: MultiModalRecognizer | None = None
+    started: bool = True
     companion: str | None = None
     checked: bool = False
 
@@ -50,6 +54,9 @@ class _Batch:
     domains: Tensor
     present: dict[str, Tensor]
     rows: dict[str, Tensor | None]  # indices of present samples; None for all
+    readable: Tensor | None = None  # samples with any modality; None for all
+    skipped: int = 0  # samples that could not be read
+    views: int = 1
 
     @property
     def here(self) -> list[str]:
@@ -87,6 +94,8 @@ class MultiModalRecognizer(BaseModel):
             ``<modality>.<parameter>``; ``bn_second_pass='shared'`` lets the second
             pass update BatchNorm statistics too, as the published code does.
         objectives: Configs of the losses.
+        num_domains: Number of source domains, for the objectives that discriminate
+            them.
         data_preprocessor: Config, usually ``MultiModalDataPreprocessor``.
         init_cfg: As in MMEngine.
 
@@ -106,12 +115,13 @@ class MultiModalRecognizer(BaseModel):
         probe: bool = False,
         inner_step: dict | None = None,
         objectives: Sequence[dict] | None = None,
+        num_domains: int | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
         self.modalities = list(encoders if modalities is None else modalities)
-        self.num_classes = num_classes
+        self.num_classes, self.num_domains = num_classes, num_domains
         self.probe = probe
         self._check_modalities(encoders)
         # MMEngine's containers, not torch's: only they pass init_weights on.
@@ -131,7 +141,7 @@ class MultiModalRecognizer(BaseModel):
             fused_head or dict(type="MLPHead"), sum(channels.values())
         )
         self.objectives = ModuleList(
-            MODELS.build(objective)
+            self._build_objective(objective, channels)
             for objective in objectives or [dict(type="ClassificationObjective")]
         )
         self.inner_step = None
@@ -147,6 +157,22 @@ class MultiModalRecognizer(BaseModel):
         return MODELS.build(
             dict(head, in_channels=in_channels, num_classes=self.num_classes)
         )
+
+    def _build_objective(self, objective: dict, channels: dict[str, int]) -> nn.Module:
+        known = dict(
+            channels=channels,
+            num_classes=self.num_classes,
+            num_domains=self.num_domains,
+        )
+        kind = objective["type"]
+        found = MODELS.get(kind) if isinstance(kind, str) else kind
+        wanted = getattr(found, "fills", ())
+        if "num_domains" in wanted and self.num_domains is None:
+            raise ValueError(
+                f"model config: {kind} tells source domains apart: set "
+                "model.num_domains to their number"
+            )
+        return MODELS.build(objective | {name: known[name] for name in wanted})
 
     def _check_modalities(self, encoders: Mapping[str, dict]) -> None:
         unknown = [m for m in self.modalities if m not in encoders]
@@ -266,7 +292,10 @@ class MultiModalRecognizer(BaseModel):
         self._bound.inner_step = inner_step
 
     def bind_teacher(
-        self, teacher: MultiModalRecognizer | None, companion: str | None = None
+        self,
+        teacher: MultiModalRecognizer | None,
+        companion: str | None = None,
+        started: bool = True,
     ) -> None:
         """Lends the averaged model.
 
@@ -279,8 +308,10 @@ class MultiModalRecognizer(BaseModel):
                 reported beside the own ones; None reports none. MMEngine's EMA
                 hook swaps weights for evaluation, so the lent module then holds
                 the student.
+            started: False as long as the teacher is only a copy of the student.
         """
         self._bound.teacher, self._bound.companion = teacher, companion
+        self._bound.started = started
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry nothing that was lent."""
@@ -339,15 +370,22 @@ class MultiModalRecognizer(BaseModel):
                     "dict(type='TeacherEMAHook') to custom_hooks"
                 )
             outputs.teacher = teacher.evaluate(
-                teacher._own_stems(inputs, batch, states), batch
+                teacher._own_stems(inputs, batch, states), batch, embed=True
             )
-        losses: dict[str, Tensor] = {}
+            outputs.teacher_started = self._bound.started
+        self._embed(outputs)
+        if any(objective.needs_theta for objective in self.objectives):
+            outputs.theta = self._theta()
+            if self._bound.inner_step is not None:
+                outputs.gradient = self._bound.inner_step.gradient
         for objective in self.objectives:
             own = objective(outputs)
-            if twice := own.keys() & losses.keys():
+            if twice := own.keys() & outputs.losses.keys():
                 raise ValueError(f"two objectives return {sorted(twice)}")
-            losses |= own
-        return losses | outputs.logs | self._accuracies(outputs)
+            outputs.losses |= own
+        if batch.skipped:
+            outputs.logs["skipped"] = torch.tensor(float(batch.skipped))
+        return outputs.losses | outputs.logs | self._accuracies(outputs)
 
     def predict(self, inputs: dict[str, Tensor], data_samples: list) -> list:
         """Writes scores into the data samples.
@@ -381,18 +419,23 @@ class MultiModalRecognizer(BaseModel):
         return data_samples
 
     @torch.no_grad()
-    def evaluate(self, states: dict[str, State], batch: _Batch) -> StepOutputs:
+    def evaluate(
+        self, states: dict[str, State], batch: _Batch, embed: bool = False
+    ) -> StepOutputs:
         """Features and logits without gradient, dropout or inner step.
 
         Args:
             states: The stems' outputs.
             batch: What :meth:`_read` returned.
+            embed: Also the objectives' embeddings, for a teacher.
         """
         was_training = self.training
         if was_training:
             self.eval()
         outputs = self._unimodal(states, batch)
         self._fuse(outputs, outputs.features, batch)
+        if embed:
+            self._embed(outputs)
         if was_training:
             self.train()
         return outputs
@@ -422,11 +465,19 @@ class MultiModalRecognizer(BaseModel):
                 rows[m] = _on(device, kept, torch.long)
         labels = [s.gt_label for s in data_samples if s is not None and "gt_label" in s]
         domains = [_metainfo(s, "domain_index", -1) for s in data_samples]
+        skipped = [bool(_metainfo(s, "skipped", "")) for s in data_samples]
         return _Batch(
             labels=torch.cat(labels) if len(labels) == count else None,
             domains=_on(device, domains, torch.long),
             present=present,
             rows=rows,
+            readable=(
+                _on(device, [not s for s in skipped], torch.bool)
+                if any(skipped)
+                else None
+            ),
+            skipped=sum(skipped),
+            views=1 + max(_metainfo(s, "view", 0) for s in data_samples),
         )
 
     def _stems(
@@ -502,9 +553,11 @@ class MultiModalRecognizer(BaseModel):
             labels=batch.labels,
             domains=batch.domains,
             present=batch.present,
+            readable=batch.readable,
             features=features,
             raw_features=raw_features,
             probe=self.probe,
+            views=batch.views,
         )
         for m, head in self.unimodal_heads.items():
             seen = features[m].detach() if self.probe else features[m]
@@ -515,6 +568,28 @@ class MultiModalRecognizer(BaseModel):
                     outputs.unimodal_logits[m], batch.labels, batch.present[m]
                 )
         return outputs
+
+    def _theta(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Trainable parameters of each encoder and of its unimodal head."""
+        theta = {}
+        for m, encoder in self.encoders.items():
+            parts = {"": encoder}
+            if m in self.unimodal_heads:
+                parts["head."] = self.unimodal_heads[m]
+            theta[m] = {
+                prefix + name: parameter
+                for prefix, part in parts.items()
+                for name, parameter in part.named_parameters()
+                if parameter.requires_grad
+            }
+        return theta
+
+    def _embed(self, outputs: StepOutputs) -> None:
+        for objective in self.objectives:
+            if objective.embeds:
+                outputs.embeddings[objective.embeds] = objective.embed(
+                    outputs.features, outputs.present
+                )
 
     def _inner_update(self, outputs: StepOutputs) -> dict[str, dict[str, Tensor]]:
         """Theta' of eq. 5, from the unimodal cross-entropies alone."""
@@ -568,12 +643,13 @@ class MultiModalRecognizer(BaseModel):
         accuracies = {}
         if outputs.labels is None:
             return accuracies
-        hit = (outputs.fused_logits.argmax(1) == outputs.labels).float()
-        accuracies["acc/fused"] = hit.mean()
-        for m, logits in outputs.unimodal_logits.items():
-            here = outputs.present[m].float()
-            hit = (logits.argmax(1) == outputs.labels).float() * here
-            accuracies[f"acc/{m}"] = hit.sum() / here.sum().clamp(min=1)
+        heads = {"fused": (outputs.fused_logits, outputs.readable)} | {
+            m: (logits, outputs.present[m])
+            for m, logits in outputs.unimodal_logits.items()
+        }
+        for name, (logits, present) in heads.items():
+            hit = (logits.argmax(1) == outputs.labels).float()
+            accuracies[f"acc/{name}"] = functional.masked_mean(hit, present)
         return accuracies
 
 

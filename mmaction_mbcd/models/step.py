@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+
+def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradient of ``loss`` as constants, zero where it does not depend on one.
+
+    Raises:
+        RuntimeError: Under float16 autocast, where small gradients underflow unless
+            the optimizer wrapper scales the loss.
+    """
+    kind = loss.device.type
+    if torch.is_autocast_enabled(kind) and (
+        torch.get_autocast_dtype(kind) == torch.float16
+    ):
+        raise RuntimeError(
+            "an objective takes gradients of its own, and in float16 they need the "
+            "loss scale: set optim_wrapper.type to AmpMBCDOptimWrapper, or use bfloat16"
+        )
+    gradients = torch.autograd.grad(
+        loss, list(parameters), retain_graph=True, allow_unused=True
+    )
+    return [
+        torch.zeros_like(p) if g is None else g
+        for g, p in zip(gradients, parameters, strict=True)
+    ]
 
 
 @dataclass
@@ -18,6 +44,8 @@ class StepOutputs:
         domains: ``(N,)`` index of each sample's domain among the sources, -1 for a
             target.
         present: ``{modality: (N,) bool}``, which samples have the modality.
+        readable: ``(N,) bool``, which samples have any modality at all; None if all
+            have. The others could not be read and take part in nothing.
         features: ``{modality: (N, d)}`` at theta: pooled, after LayerNorm if there
             is one. Rows of absent samples are zero.
         raw_features: The same before LayerNorm.
@@ -29,12 +57,22 @@ class StepOutputs:
         fused_features: ``(N, sum d)``, what the fused head saw.
         fused_logits: ``(N, C)``; at theta' if the step has an inner update.
         teacher: The teacher's outputs for the same samples, without gradient.
+        teacher_started: False as long as the teacher is only a copy of the student.
+        embeddings: ``{name: {modality: (N, k)}}``, see ``Objective.embed``.
+        views: 1, or 2: rows ``[0, N / 2)`` are then first and ``[N / 2, N)`` second
+            views of the same clips.
+        theta: ``{modality: {name: parameter}}``, the trainable parameters of each
+            encoder and of its unimodal head (``head.<name>``); empty for the teacher.
+        gradient: ``(loss, parameters) -> gradients`` as constants, with the loss scale
+            where there is one.
+        losses: What earlier objectives of this step returned.
         logs: ``{name: scalar}`` for the log; keys must not contain "loss".
     """
 
     labels: Tensor | None = None
     domains: Tensor | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
+    readable: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     raw_features: dict[str, Tensor] = field(default_factory=dict)
     unimodal_logits: dict[str, Tensor] = field(default_factory=dict)
@@ -43,4 +81,10 @@ class StepOutputs:
     fused_features: Tensor | None = None
     fused_logits: Tensor | None = None
     teacher: StepOutputs | None = None
+    teacher_started: bool = True
+    embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    views: int = 1
+    theta: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    gradient: Callable[[Tensor, Sequence[Tensor]], list[Tensor]] = plain_gradient
+    losses: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)

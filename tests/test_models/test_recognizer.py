@@ -360,3 +360,45 @@ def test_five_modalities_run_the_same_lines(modalities):
     losses = model.loss(*toy_batch(modalities))
     total(losses).backward()
     assert sum(k.startswith("r/") for k in losses) == len(modalities)
+
+
+def test_a_skipped_sample_takes_part_in_nothing():
+    """Losses and gradients are those of the batch without it."""
+    modalities = ("video", "audio")
+    states = []
+    for lost in (True, False):
+        model = full_model(modalities, neck=dict(type="ConcatFusion"))
+        inputs, samples = toy_batch(modalities)
+        if lost:
+            samples[3].set_metainfo(
+                dict(skipped="cut off", present=dict.fromkeys(modalities, False))
+            )
+        else:
+            kept = [i for i in range(8) if i != 3]
+            inputs = {m: x[kept] for m, x in inputs.items()}
+            samples = [samples[i] for i in kept]
+        losses = model.loss(inputs, samples)
+        total(losses).backward()
+        states.append((losses, gradients(model)))
+    (with_it, ours), (without, expected) = states
+    assert with_it.pop("skipped") == 1 and "skipped" not in without
+    assert with_it.keys() == without.keys()
+    for key, value in without.items():
+        assert with_it[key].item() == pytest.approx(value.item(), abs=1e-12), key
+    for name, gradient in expected.items():
+        assert torch.allclose(ours[name], gradient, atol=1e-12), name
+
+
+def test_a_batch_of_skipped_samples_gives_zero_gradients():
+    model = full_model(neck=dict(type="AMDFusion", mode="fixed"))
+    inputs, samples = toy_batch(count=2)
+    for sample in samples:
+        sample.set_metainfo(
+            dict(skipped="cut off", present=dict(video=False, audio=False))
+        )
+    losses = model.loss(inputs, samples)
+    total(losses).backward()
+    found = gradients(model)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == trained
+    assert total(losses) == 0 and not any(g.any() for g in found.values())

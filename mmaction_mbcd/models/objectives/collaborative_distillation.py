@@ -37,5 +37,6 @@ class CollaborativeDistillation(Objective):
             outputs.unimodal_logits,
             self.temperature,
             outputs.present,
+            outputs.readable,
         )
         return {"loss_distill": self.weight * loss}
