@@ -1,6 +1,7 @@
 """Datasets, their transforms, and sampling that can be resumed."""
 
 from . import transforms
+from .collate import collate_views
 from .epic_kitchens import EPICKitchensDataset
 from .hac import HACDataset
 from .multimodal_dataset import MultiModalDataset
@@ -18,6 +19,7 @@ __all__ = [
     "SampleIndex",
     "SynthActionDataset",
     "UnreadableMediaError",
+    "collate_views",
     "derive_seed",
     "seeded",
     "transforms",

@@ -1,7 +1,8 @@
 """Clips with several modalities, from domains that are sources or targets."""
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import path as osp
 
 import numpy as np
@@ -9,16 +10,23 @@ import torch
 from mmaction.registry import TRANSFORMS
 from mmaction.structures import ActionDataSample
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 
 from .sampler import SampleIndex
 from .seeding import seeded
-from .transforms import MissingModalityError
+from .transforms import MissingModalityError, UnreadableMediaError
 
 USES = ("train", "val", "test", "in_domain")
+POLICIES = ("raise", "skip")
+OVERLAPS = ("keep", "drop")
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
 
 # The row keys that every modality's pipeline does not get as they are.
 _RESERVED = ("files", "extras", "role", "domain_index")
+
+
+class NoModalityError(ValueError):
+    """A sample has none of the modalities in use."""
 
 
 class MultiModalDataset(BaseDataset):
@@ -42,9 +50,10 @@ class MultiModalDataset(BaseDataset):
     Each item is ``dict(inputs={modality: tensor}, data_samples=ActionDataSample)``.
     The data sample has ``gt_label`` ``(1,)`` and, as metainfo, ``sample_id``,
     ``domain``, ``domain_index`` (among the sources; -1 for a target), ``role``
-    (``'source'`` or ``'target'``) and ``present`` ``{modality: bool}``. The tensor of
-    an absent modality is zero with one element per channel; ``stack_batch`` pads it
-    to its batch.
+    (``'source'`` or ``'target'``), ``present`` ``{modality: bool}``, ``view`` (0, or 1
+    for a second view) and ``skipped`` (why the sample could not be read, or ``''``).
+    The tensor of an absent modality is zero with one element per channel;
+    ``stack_batch`` pads it to its batch.
 
     A pipeline gets a dict as the host's transforms expect it: ``filename`` (a path,
     or a tuple of paths), ``label``, ``start_index``, ``modality`` (``'RGB'``,
@@ -58,7 +67,8 @@ class MultiModalDataset(BaseDataset):
 
     Args:
         data_root: Folder of the dataset.
-        pipelines: ``{modality: [transforms]}``.
+        pipelines: ``{modality: [transforms]}``. A list within a list is spliced, so
+            that pipelines may share pieces.
         modalities: Those in use, in this order: a subset of the pipelines' keys.
             ``None`` takes all, in their order.
         sources: Training domains. ``None``: every domain but the target.
@@ -71,7 +81,18 @@ class MultiModalDataset(BaseDataset):
             draws its own (as the published code does).
         optional_modalities: Those that a sample may lack. A sample without another
             one is an error.
-        on_error: What an unreadable file does; only ``'raise'``.
+        on_error: What a sample with a damaged or missing file does. ``'raise'`` stops
+            the run with an error that names the file. ``'skip'`` warns, names the
+            file, and leaves the sample out of losses and of accuracies: it keeps its
+            place in the batch with every modality absent, and no other sample takes
+            its place. ``DomainAccuracy`` and the log report how many. A fault in an
+            annotation file always raises.
+        overlap: What happens to clips that stand in both splits of a domain (24 of
+            HAC's human clips do; they are always reported). ``'keep'`` takes the rows
+            as published. ``'drop'`` leaves them out of training, and counts them once
+            in a target's full split.
+        views: Views of each clip in training, each with its own random draws. With 2
+            an item is a list of two, for ``collate_views``.
         test_mode: Follows from ``use`` and need not be given.
         kwargs: Of :class:`mmengine.dataset.BaseDataset`.
 
@@ -108,6 +129,8 @@ class MultiModalDataset(BaseDataset):
         joint_augment: bool = True,
         optional_modalities: Sequence[str] = ("audio",),
         on_error: str = "raise",
+        overlap: str = "keep",
+        views: int = 1,
         test_mode: bool | None = None,
         **kwargs,
     ) -> None:
@@ -125,6 +148,8 @@ class MultiModalDataset(BaseDataset):
         self.watch_target = watch_target
         self.joint_augment = joint_augment
         self.optional_modalities = tuple(optional_modalities)
+        self.on_error, self.overlap, self.views = on_error, overlap, views
+        self._warned: set[int] = set()
 
         problems = self._problems(pipelines, domains)
         if sources is None and not self.targets:
@@ -132,8 +157,10 @@ class MultiModalDataset(BaseDataset):
                 "neither `target` nor `sources` is given: name the unseen domain, or "
                 f"the training domains, among {list(domains)}"
             )
-        if on_error != "raise":
-            problems.append(f"on_error must be 'raise', got {on_error!r}")
+        if views not in (1, 2):
+            problems.append(f"views must be 1 or 2, got {views!r}")
+        elif views == 2 and use != "train":
+            problems.append(f"views=2 belongs to use='train', got use={use!r}")
         if test_mode is not None and test_mode != (use != "train"):
             problems.append(
                 f"test_mode={test_mode} contradicts use={use!r}; leave it out"
@@ -144,8 +171,8 @@ class MultiModalDataset(BaseDataset):
             )
 
         self.pipelines = {
-            m: [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipelines[m]]
-            for m in self.modalities
+            m: [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in _flat(own)]
+            for m, own in ((m, pipelines[m]) for m in self.modalities)
         }
         self._check_order()
         kwargs = {"data_prefix": {}, **kwargs}
@@ -158,7 +185,12 @@ class MultiModalDataset(BaseDataset):
     ) -> list[str]:
         """What is wrong with the configuration, one sentence each."""
         problems = []
-        choices = {"use": USES, "eval_split": tuple(SPLITS)}
+        choices = {
+            "use": USES,
+            "eval_split": tuple(SPLITS),
+            "on_error": POLICIES,
+            "overlap": OVERLAPS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 problems.append(
@@ -261,11 +293,40 @@ class MultiModalDataset(BaseDataset):
                 raise ValueError(
                     f"empty split: {self.annotation_file(domain, split)} has no rows"
                 )
+            if split == "train":
+                rows = self._without_overlap(rows, role, domain)
             index = self.sources.index(domain) if role == "source" else -1
             data += [
                 dict(row, domain=domain, role=role, domain_index=index) for row in rows
             ]
         return data
+
+    def _without_overlap(self, rows: list[dict], role: str, domain: str) -> list[dict]:
+        """Reports train rows that stand in the test split too; drops them if asked."""
+        try:
+            tested = {row["sample_id"] for row in self.rows(domain, "test")}
+        except FileNotFoundError:
+            if self.overlap == "drop":
+                raise
+            return rows
+        rest = [row for row in rows if row["sample_id"] not in tested]
+        if len(rest) < len(rows):
+            kept = {
+                (
+                    "keep",
+                    "source",
+                ): "and are trained on (overlap='drop' omits them)",
+                ("keep", "target"): "and count twice (overlap='drop' counts them once)",
+                ("drop", "source"): "and are left out of training",
+                ("drop", "target"): "and count once",
+            }
+            print_log(
+                f"{type(self).__name__}: {len(rows) - len(rest)} of the {len(rows)} "
+                f"train clips of {domain!r} stand in its test split too, "
+                f"{kept[self.overlap, role]}",
+                logger="current",
+            )
+        return rest if self.overlap == "drop" else rows
 
     def check_label(self, label: object, file: str, line: int) -> int:
         """The label as a class index, for :meth:`rows`.
@@ -293,12 +354,18 @@ class MultiModalDataset(BaseDataset):
 
     @property
     def metainfo(self) -> dict:
-        """Classes, domains, sources, target and use; N once the rows are read."""
+        """Classes, domains, sources, target and use.
+
+        Once the rows are read, also ``N``, their number, and ``clips``, the number of
+        different ones.
+        """
         # Not handed to BaseDataset, which takes a string for the name of a file.
         info = super().metainfo
         info.update(sources=self.sources, target=self.targets, use=self.use)
         if self._fully_initialized:
             info["N"] = len(self)
+            ids = {self.get_data_info(i)["sample_id"] for i in range(len(self))}
+            info["clips"] = len(ids)
         return info
 
     def _entropy(self, index: int, position: int) -> tuple[int, ...]:
@@ -310,16 +377,53 @@ class MultiModalDataset(BaseDataset):
         # the sample together.
         return (int(np.random.randint(2**31)),)
 
-    def prepare_data(self, idx: int) -> dict:
-        """Loads one sample.
+    def prepare_data(self, idx: int) -> dict | list[dict]:
+        """Loads one sample, or its views.
 
         Raises:
             FileNotFoundError: If a modality that is not optional has no file.
             UnreadableMediaError: If a file cannot be decoded.
-            ValueError: If the sample has none of the modalities.
+            NoModalityError: If the sample has none of the modalities.
         """
         row = self.get_data_info(idx)
         entropy = self._entropy(idx, row["sample_idx"])
+        views = [
+            self._sample(row, (*entropy, view) if view else entropy, view)
+            for view in range(self.views)
+        ]
+        return views if self.views > 1 else views[0]
+
+    def _sample(self, row: dict, entropy: tuple[int, ...], view: int) -> dict:
+        try:
+            inputs, present = self._inputs(row, entropy)
+            reason = ""
+        except (UnreadableMediaError, FileNotFoundError, NoModalityError) as error:
+            if self.on_error == "raise":
+                raise
+            reason = str(error)
+            inputs = {m: self._placeholder(m) for m in self.modalities}
+            present = dict.fromkeys(self.modalities, False)
+            if row["sample_idx"] not in self._warned:
+                self._warned.add(row["sample_idx"])
+                print_log(
+                    f"sample {row['sample_id']!r} is skipped: {reason}",
+                    logger="current",
+                    level=logging.WARNING,
+                )
+        sample = ActionDataSample().set_gt_label(row["label"])
+        keys = ("sample_id", "domain", "domain_index", "role")
+        facts = dict(present=present, view=view, skipped=reason)
+        sample.set_metainfo({key: row[key] for key in keys} | facts)
+        return dict(inputs=inputs, data_samples=sample)
+
+    def _placeholder(self, modality: str) -> torch.Tensor:
+        shape, dtype = self.PLACEHOLDERS[self.MODALITY_TYPES[modality]]
+        return torch.zeros(shape, dtype=dtype)
+
+    def _inputs(
+        self, row: dict, entropy: tuple[int, ...]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, bool]]:
+        """The tensors of a sample, and which of them are real."""
         inputs, present, finished, reasons = {}, {}, {}, []
         for modality in self.modalities:
             own = () if self.joint_augment else (modality,)
@@ -334,8 +438,7 @@ class MultiModalDataset(BaseDataset):
                         f"or admit its absence with optional_modalities="
                         f"{[*self.optional_modalities, modality]}"
                     ) from reason
-                shape, dtype = self.PLACEHOLDERS[self.MODALITY_TYPES[modality]]
-                inputs[modality] = torch.zeros(shape, dtype=dtype)
+                inputs[modality] = self._placeholder(modality)
                 present[modality] = False
                 reasons.append(f"{modality}: {reason}")
                 continue
@@ -343,15 +446,12 @@ class MultiModalDataset(BaseDataset):
             inputs[modality] = _tensor(results, modality)
             present[modality] = True
         if not finished:
-            raise ValueError(
+            raise NoModalityError(
                 f"sample {row['sample_id']!r} has none of the modalities "
                 f"{list(self.modalities)} ({'; '.join(reasons)}): there is nothing to "
                 "recognize it by. Leave it out of the split file"
             )
-        sample = ActionDataSample().set_gt_label(row["label"])
-        keys = ("sample_id", "domain", "domain_index", "role")
-        sample.set_metainfo({**{key: row[key] for key in keys}, "present": present})
-        return dict(inputs=inputs, data_samples=sample)
+        return inputs, present
 
     def _load(self, row: dict, modality: str, finished: dict[str, dict]) -> dict:
         """Runs one modality's pipeline."""
@@ -379,6 +479,15 @@ class MultiModalDataset(BaseDataset):
                     "place"
                 )
         return results
+
+
+def _flat(pipeline: Sequence) -> Iterator[dict | Callable]:
+    """The transforms of a pipeline; lists within it are spliced."""
+    for each in pipeline:
+        if isinstance(each, (list, tuple)):
+            yield from _flat(each)
+        else:
+            yield each
 
 
 def _names(value: Sequence[str] | str | None) -> tuple[str, ...]:

@@ -13,16 +13,19 @@ from sklearn.metrics import accuracy_score, recall_score
 class DomainAccuracy(BaseMetric):
     """Top-1 accuracy of fused and single modalities, by domain.
 
-    It reads of every data sample: ``gt_label``, ``domain``, ``role``, ``present``
-    ``{modality: bool}``, ``pred_score`` ``(C,)`` of the fused prediction, and
-    optionally ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a
-    companion model (``'student'``: its fused prediction) or both
-    (``'student/video'``). Accuracies are fractions:
+    It reads of every data sample: ``gt_label``, ``sample_id``, ``domain``, ``role``,
+    ``present`` ``{modality: bool}``, ``pred_score`` ``(C,)`` of the fused prediction,
+    ``skipped`` (true for a sample that could not be read), and optionally
+    ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a companion model
+    (``'student'``: its fused prediction) or both (``'student/video'``). Accuracies are
+    fractions:
 
     ======================== ====================================================
     ``ROLE/top1``            of the fused prediction; ``ROLE`` is source or target
     ``ROLE/mean_class``      mean over the classes that occur of their accuracies
-    ``ROLE/N``               number of samples
+    ``ROLE/N``               number of evaluated samples
+    ``ROLE/clips``           number of different ones, if it is not ``ROLE/N``
+    ``ROLE/skipped``         samples that could not be read, if any; not in ``ROLE/N``
     ``ROLE/DOMAIN/top1, N``  of one domain: every source, and the targets if there
                              are several
     ``ROLE/MODALITY/top1``   of one modality, over the samples that have it
@@ -57,17 +60,25 @@ class DomainAccuracy(BaseMetric):
         """
         for sample in data_samples:
             present = sample["present"]
+            facts = dict(
+                sample_id=sample["sample_id"],
+                domain=sample["domain"],
+                role=sample["role"],
+                present=dict(present),
+                skipped=bool(sample.get("skipped")),
+            )
+            if facts["skipped"]:
+                self.results.append(facts | dict(label=-1, predicted={}))
+                continue
             scores = {("", ""): sample["pred_score"]}
             for name, score in sample.get("pred_scores", {}).items():
                 model, modality = self._split(name, present)
                 if present.get(modality, True):
                     scores[model, modality] = score
             self.results.append(
-                dict(
+                facts
+                | dict(
                     label=int(sample["gt_label"]),
-                    domain=sample["domain"],
-                    role=sample["role"],
-                    present=dict(present),
                     predicted={
                         key: _predicted(score, "/".join(filter(None, key)), sample)
                         for key, score in scores.items()
@@ -112,7 +123,13 @@ class DomainAccuracy(BaseMetric):
         keys = list(dict.fromkeys(k for r in results for k in r["predicted"]))
         metrics: dict[str, float] = {}
         for role in dict.fromkeys(r["role"] for r in results):
-            chosen = [r for r in results if r["role"] == role]
+            everything = [r for r in results if r["role"] == role]
+            chosen = [r for r in everything if not r["skipped"]]
+            if not chosen:
+                raise ValueError(
+                    f"none of the {len(everything)} {role} samples could be read; the "
+                    "warnings above name the files"
+                )
             for model in dict.fromkeys(model for model, _ in keys):
                 head = f"{model}/{role}" if model else role
                 if (model, "") in keys:
@@ -127,6 +144,11 @@ class DomainAccuracy(BaseMetric):
                         )
                         if len(having) != len(chosen):
                             metrics[f"{head}/{modality}/N"] = len(having)
+            if len(everything) > len(chosen):
+                metrics[f"{role}/skipped"] = len(everything) - len(chosen)
+            clips = len({r["sample_id"] for r in chosen})
+            if clips != len(chosen):
+                metrics[f"{role}/clips"] = clips
         return metrics
 
     @staticmethod

@@ -46,6 +46,10 @@ def test_human_clips_in_both_splits(real):
     data = build(real, "test", target="human")
     names = [data.get_data_info(i)["sample_id"] for i in range(len(data))]
     assert len(names) == 1387 and len(set(names)) == 1363
+    assert (data.metainfo["N"], data.metainfo["clips"]) == (1387, 1363)
+    assert len(build(real, "test", target="human", overlap="drop")) == 1363
+    sources = dict(target="animal", sources=["human", "cartoon"])
+    assert build(real, **sources, overlap="drop").counts["human"] == 1111 - 24
 
 
 def test_all_seven_labels(real):

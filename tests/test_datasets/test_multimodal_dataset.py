@@ -17,6 +17,8 @@ from mmaction_mbcd.datasets import (
     ResumableSampler,
     SampleIndex,
     UnreadableMediaError,
+    collate_views,
+    multimodal_dataset,
 )
 from mmaction_mbcd.datasets.transforms import mirror_flow
 
@@ -161,7 +163,7 @@ def test_sample(shared_root):
     }
     assert sample.gt_label.tolist() == [1]
     assert set(sample.metainfo_keys()) == {
-        "sample_id", "domain", "domain_index", "role", "present"
+        "sample_id", "domain", "domain_index", "role", "present", "view", "skipped"
     }  # fmt: skip
     assert sample.present == dict(video=True, flow=True, audio=True)
 
@@ -496,6 +498,121 @@ def test_pipeline_without_an_end(shared_root):
         data[0]
 
 
+# --- skipping --------------------------------------------------------------
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the dataset logs."""
+    texts = []
+    monkeypatch.setattr(
+        multimodal_dataset, "print_log", lambda text, **_: texts.append(text)
+    )
+    return texts
+
+
+def harm(root, how):
+    """Damages human/test_0; returns words of the reason."""
+    video = root / "human" / "videos" / "test_0.mp4"
+    if how == "zero bytes":
+        video.write_bytes(b"")
+        return "(0 bytes)"
+    if how == "truncated":
+        video.write_bytes(video.read_bytes()[:-500])
+        return "cut off"
+    if how == "missing flow":
+        (root / "human" / "flow" / "test_0_flow_x.mp4").unlink()
+        return "has no flow"
+    video.unlink()
+    return "test_0.mp4 does not exist"
+
+
+@pytest.mark.parametrize("how", ["zero bytes", "truncated", "missing flow", "missing"])
+def test_skip_marks_the_sample_and_warns_once(root, how, said):
+    reason = harm(root, how)
+    data = build(root, "test", on_error="skip")
+    items = [data[0], data[1], data[1], data[1]]
+    assert len(said) == 1
+    assert "'human/test_0' is skipped" in said[0] and reason in said[0]
+    fine, lost = (item["data_samples"] for item in items[:2])
+    assert (fine.sample_id, lost.sample_id) == ("human/train_0", "human/test_0")
+    assert fine.skipped == "" and all(fine.present.values())
+    assert reason in lost.skipped and not any(lost.present.values())
+    assert not any(x.any() for x in items[1]["inputs"].values())
+    assert int(lost.gt_label) == data.get_data_info(1)["label"] and len(data) == 2
+    with pytest.raises((UnreadableMediaError, FileNotFoundError)) as error:
+        build(root, "test")[1]
+    assert str(error.value) == lost.skipped
+
+
+def test_skip_does_not_hide_a_bad_annotation_file(root):
+    split = root / "HAC_Splits" / "HAC_train_only_human.csv"
+    split.write_bytes(b"train_0.mp4,nan\r\n")
+    with pytest.raises(ValueError, match="line 1: label 'nan' is none of the 7"):
+        build(root, "test", on_error="skip")
+
+
+# --- both splits, views, shared pieces -----------------------------------------
+
+
+def shared_clip(root):
+    """human/test_0 also stands in the train split."""
+    split = root / "HAC_Splits" / "HAC_train_only_human.csv"
+    split.write_bytes(split.read_bytes() + b"test_0.mp4,0\r\n")
+
+
+def test_overlap(root):
+    shared_clip(root)
+    human = dict(sources="human", target="animal")
+    kept, dropped = build(root, **human), build(root, **human, overlap="drop")
+    assert ids(kept) == ["human/train_0", "human/test_0"]
+    assert ids(dropped) == ["human/train_0"]
+    target = build(root, "test")
+    assert ids(target) == ["human/train_0", "human/test_0", "human/test_0"]
+    assert (target.metainfo["N"], target.metainfo["clips"]) == (3, 2)
+    assert ids(build(root, "test", overlap="drop")) == ["human/train_0", "human/test_0"]
+
+
+def test_overlap_is_reported(root, said):
+    build(root, sources="human", target="animal")
+    assert not said
+    shared_clip(root)
+    build(root, sources="human", target="animal")
+    (text,) = said
+    assert "1 of the 2 train clips of 'human' stand in its test split too" in text
+
+
+def test_views_are_independent_draws(shared_root):
+    two, one_view = build(shared_root, views=2), build(shared_root)
+    index = SampleIndex(4, (7, 1))
+    first, second = two[index]
+    assert same(first, one_view[index])
+    assert [v["data_samples"].view for v in (first, second)] == [0, 1]
+    assert first["data_samples"].sample_id == second["data_samples"].sample_id
+    assert not torch.equal(first["inputs"]["video"], second["inputs"]["video"])
+    again = two[index]
+    assert same(first, again[0]) and same(second, again[1])
+
+
+def test_views_are_collated_behind_each_other(shared_root):
+    data = build(shared_root, views=2)
+    batch = collate_views([data[SampleIndex(i, (0, 0))] for i in (2, 0)])
+    rows = [(s.sample_id, s.view) for s in batch["data_samples"]]
+    names = [ids(data)[i] for i in (2, 0)]
+    assert rows == [(names[0], 0), (names[1], 0), (names[0], 1), (names[1], 1)]
+    assert len(batch["inputs"]["video"]) == 4
+    single = build(shared_root)
+    plain = [single[SampleIndex(i, (0, 0))] for i in (2, 0)]
+    assert [s.sample_id for s in collate_views(plain)["data_samples"]] == names
+
+
+def test_a_list_within_a_pipeline_is_spliced(shared_root):
+    flat = pipelines(train=False)
+    nested = {m: [own[:1], [own[1:3], *own[3:]]] for m, own in flat.items()}
+    a, b = (build(shared_root, "test", pipelines=p)[0] for p in (flat, nested))
+    assert same(a, b)
+
+
 # --- configuration ---------------------------------------------------------
 
 
@@ -519,7 +636,10 @@ def test_pipeline_without_an_end(shared_root):
         (dict(use="eval"), r"use must be one of \['train', 'val', 'test', 'in_domain'"),
         (dict(eval_split="all"), r"eval_split must be one of \['full', 'test'\]"),
         (dict(watch_target=True), "watch_target belongs to use='val', got use='train'"),
-        (dict(on_error="skip"), "on_error must be 'raise', got 'skip'"),
+        (dict(on_error="pass"), r"on_error must be one of \['raise', 'skip'\]"),
+        (dict(overlap=True), r"overlap must be one of \['keep', 'drop'\], got True"),
+        (dict(views=3), "views must be 1 or 2, got 3"),
+        (dict(views=2, use="val"), "views=2 belongs to use='train'"),
         (dict(test_mode=True), "test_mode=True contradicts use='train'"),
     ],
 )

@@ -47,6 +47,7 @@ def test_hand_computed_sources():
     assert evaluate(samples) == pytest.approx(
         {
             "source/N": 6,
+            "source/clips": 5,  # two rows of domain a are of one clip
             "source/top1": 4 / 6,
             # class 0: 2 of 3; class 1: 1 of 2; class 2: 1 of 1
             "source/mean_class": (2 / 3 + 1 / 2 + 1) / 3,
@@ -168,3 +169,25 @@ def test_padding_of_distributed_samplers_is_dropped():
     evaluator = Evaluator(DomainAccuracy())
     evaluator.process(data_samples=[sample(0, 0), sample(0, 1), sample(0, 1)])
     assert evaluator.evaluate(2)["source/top1"] == 1 / 2
+
+
+def test_skipped_samples_are_counted_and_not_judged():
+    samples = [sample(0, 0), sample(1, 0), sample(2, 2)]
+    samples[1].set_metainfo(dict(skipped="cut off", present={"video": False}))
+    found = evaluate(samples)
+    assert found["source/N"] == 2 and found["source/skipped"] == 1
+    assert found["source/top1"] == 1.0  # the wrong one is the one skipped
+    assert "source/skipped" not in evaluate([sample(0, 0)])
+
+
+def test_nothing_but_skipped_samples():
+    lost = sample(0, 0)
+    lost.set_metainfo(dict(skipped="cut off"))
+    with pytest.raises(ValueError, match="none of the 1 source samples could be read"):
+        evaluate([lost])
+
+
+def test_a_clip_that_stands_twice():
+    found = evaluate([sample(0, 0), sample(0, 0), sample(1, 1)])
+    assert (found["source/N"], found["source/clips"]) == (3, 2)
+    assert "source/clips" not in evaluate([sample(0, 0), sample(1, 1)])

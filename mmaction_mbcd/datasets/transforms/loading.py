@@ -55,18 +55,24 @@ DECODER_ERRORS = (
     av.FFmpegError,
     RuntimeError,
     IndexError,
-    UnicodeDecodeError,
+    ValueError,
     OSError,
 )
 """What decord and PyAV raise over a damaged file."""
 
 
-def _check_packets(data: bytes) -> None:
+def check_packets(data: bytes) -> str:
     """Raises if the container's index contradicts its content.
 
     decord takes the index at its word and kills the process (segmentation fault,
     ``std::bad_alloc``) where a damaged one leads it astray; one pass over the
     packets finds that out for about a millisecond.
+
+    Returns:
+        str: The codec's standard name, such as ``'h264'``.
+
+    Raises:
+        ValueError: Saying what is wrong.
     """
     with av.open(io.BytesIO(data)) as container:
         if not container.streams.video:
@@ -84,8 +90,70 @@ def _check_packets(data: bytes) -> None:
             )
         if codec is None or not (codec.width and codec.height):
             raise ValueError("the video stream has no known codec or no frame size")
-        if codec.name in ("av1", "libdav1d", "libaom-av1"):
-            raise ValueError("decord 0.6 cannot decode AV1")
+        return codec.codec.canonical_name
+
+
+class PyAVReader:
+    """Frames of a video by index, through PyAV, with decord's reading methods.
+
+    Slower than decord, but its FFmpeg is current: it reads AV1, for one.
+
+    Args:
+        data: The file.
+        num_threads: Decoder threads.
+
+    Raises:
+        av.FFmpegError: If it is no video.
+    """
+
+    def __init__(self, data: bytes, num_threads: int = 1) -> None:
+        self._container = av.open(io.BytesIO(data))
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = num_threads
+        # Frames are numbered in the order of presentation. A packet that the edit
+        # list marks as discarded is decoded but not shown.
+        shown = [
+            packet.pts
+            for packet in self._container.demux(self._stream)
+            if packet.size and packet.pts is not None and not packet.is_discard
+        ]
+        self._times = np.sort(np.array(shown, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def get_avg_fps(self) -> float:
+        """Frames per second."""
+        return float(self._stream.average_rate or self._stream.guessed_rate)
+
+    def get_batch(self, indices: np.ndarray) -> np.ndarray:
+        """Decodes frames by index.
+
+        Returns:
+            np.ndarray: ``(len(indices), H, W, 3)`` uint8, RGB.
+
+        Raises:
+            IndexError: If there is no such frame.
+            ValueError: If a frame of the index cannot be decoded.
+        """
+        wanted = np.unique(indices)
+        if wanted[0] < 0 or wanted[-1] >= len(self):
+            raise IndexError(f"frames {wanted.tolist()} of {len(self)}")
+        times = dict(zip(self._times[wanted].tolist(), wanted.tolist(), strict=True))
+        last, found = max(times), {}
+        self._container.seek(min(times), stream=self._stream)  # the key frame before
+        for frame in self._container.decode(self._stream):
+            if frame.pts in times:
+                found[times[frame.pts]] = frame.to_ndarray(format="rgb24")
+            if frame.pts is not None and frame.pts >= last:
+                break
+        missing = sorted(set(wanted.tolist()) - found.keys())
+        if missing:
+            raise ValueError(f"frames {missing[:5]} cannot be decoded")
+        return np.stack([found[int(i)] for i in indices])
+
+
+READERS = ("decord", "pyav")
 
 
 @TRANSFORMS.register_module()
@@ -102,7 +170,12 @@ class OpenVideo(DecordInit):
         num_threads: Decoder threads. One is fastest beside data workers.
         check: Compare the container's index with its packets first. Without it a
             damaged file may kill the worker process without a word.
+        reader: ``'decord'``, the fastest, or ``'pyav'`` for what decord cannot read,
+            such as AV1.
         kwargs: Further arguments of the backend.
+
+    Raises:
+        ValueError: For a reader that is not known.
     """
 
     def __init__(
@@ -110,12 +183,15 @@ class OpenVideo(DecordInit):
         io_backend: str = "local",
         num_threads: int = 1,
         check: bool = True,
+        reader: str = "decord",
         **kwargs,
     ) -> None:
         super().__init__(io_backend, num_threads, **kwargs)
-        self.check = check
+        if reader not in READERS:
+            raise ValueError(f"reader must be one of {list(READERS)}, got {reader!r}")
+        self.check, self.reader = check, reader
 
-    def open(self, results: dict, filename: str) -> decord.VideoReader:
+    def open(self, results: dict, filename: str) -> decord.VideoReader | PyAVReader:
         """Opens one file.
 
         Raises:
@@ -128,14 +204,23 @@ class OpenVideo(DecordInit):
             )
             if not data:
                 raise ValueError("the file is empty (0 bytes)")
-            if self.check:
-                _check_packets(data)
-            reader = decord.VideoReader(io.BytesIO(data), num_threads=self.num_threads)
+            codec = check_packets(data) if self.check else ""
+            if self.reader == "pyav":
+                reader = PyAVReader(data, self.num_threads)
+            elif codec == "av1":
+                raise ValueError(
+                    "it is AV1, which decord 0.6 cannot decode; set reader='pyav' of "
+                    f"{type(self).__name__} in the config's pipelines"
+                )
+            else:
+                reader = decord.VideoReader(
+                    io.BytesIO(data), num_threads=self.num_threads
+                )
             if not len(reader):
                 raise ValueError("the file has no frames")
         except FileNotFoundError:
             raise
-        except (*DECODER_ERRORS, ValueError) as error:
+        except DECODER_ERRORS as error:
             raise UnreadableMediaError.of(results, error, file=filename) from error
         return reader
 
@@ -162,17 +247,22 @@ class OpenVideo(DecordInit):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(io_backend={self.io_backend!r}, "
-            f"num_threads={self.num_threads}, check={self.check})"
+            f"num_threads={self.num_threads}, check={self.check}, "
+            f"reader={self.reader!r})"
         )
 
 
-def read_frames(reader: decord.VideoReader, indices: np.ndarray) -> list[np.ndarray]:
+def read_frames(
+    reader: decord.VideoReader | PyAVReader, indices: np.ndarray
+) -> list[np.ndarray]:
     """Decodes frames by index, ``(H, W, 3)`` uint8 each.
 
     decord 0.6 takes the padding at the end of a row for a fourth channel where the
     padded row is four times the width (16, 24, 48 and 72 pixels), and its
     ``get_batch`` fails. There the padding is cut off here.
     """
+    if isinstance(reader, PyAVReader):
+        return list(reader.get_batch(indices))
     try:
         return list(reader.get_batch(indices).asnumpy())
     except decord.DECORDError as error:
@@ -196,7 +286,7 @@ class DecodeVideo(DecordDecode):
     def _decord_load_frames(
         self, container: decord.VideoReader, frame_inds: np.ndarray
     ) -> list[np.ndarray]:
-        if self.mode == "accurate":
+        if self.mode == "accurate" or isinstance(container, PyAVReader):
             return read_frames(container, frame_inds)
         return super()._decord_load_frames(container, frame_inds)
 
