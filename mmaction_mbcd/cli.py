@@ -16,14 +16,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmaction.registry import DATASETS
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
+from .datasets import MultiModalDataset
 
 AMP_WRAPPERS = {
     "OptimWrapper": "AmpOptimWrapper",
@@ -66,20 +68,39 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="use only these modalities of the config, e.g. video audio",
     )
     parser.add_argument(
+        "--target",
+        nargs="+",
+        metavar="DOMAIN",
+        help="the unseen domain, or several (default: the config's; with --sources "
+        "alone: every other domain)",
+    )
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        metavar="DOMAIN",
+        help="the domains to train on (default: every domain but the target)",
+    )
+    parser.add_argument("--data-root", help="folder of the dataset")
+    parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Reads the config file and merges ``--cfg-options``, launcher and modalities."""
+    """Reads the config file and merges the options of :func:`add_common_options`."""
     require_file(args.config, "config")
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    if args.data_root is not None:
+        _set_datasets(cfg, data_root=args.data_root)
     if args.modalities is not None:
         set_modalities(cfg, args.modalities)
+    if args.target is not None or args.sources is not None:
+        set_domains(cfg, args.target, args.sources)
+    follow_dataset(cfg)
     cfg.launcher = args.launcher
     return cfg
 
@@ -115,10 +136,91 @@ def set_modalities(cfg: Config, modalities: Sequence[str]) -> None:
             f"it has {', '.join(known)}"
         )
     cfg.model.modalities = modalities
+    _set_datasets(cfg, modalities=modalities)
+
+
+def _set_datasets(cfg: Config, **values: object) -> None:
+    """Sets arguments of the datasets of all splits."""
     for split in SPLITS:
         loader = cfg.get(f"{split}_dataloader")
         for dataset in _datasets(loader["dataset"]) if loader else ():
-            dataset["modalities"] = modalities
+            dataset.update(values)
+
+
+def _first_dataset(cfg: Config, **overrides: object) -> MultiModalDataset:
+    """The config's first dataset, built without reading its rows.
+
+    Raises:
+        UsageError: If it cannot be built, or is none of this package's.
+    """
+    loaders = [cfg[f"{s}_dataloader"] for s in SPLITS if cfg.get(f"{s}_dataloader")]
+    if not loaders:
+        raise UsageError("the config has no dataloader")
+    config = dict(next(_datasets(loaders[0]["dataset"])))
+    init_default_scope(cfg.get("default_scope") or "mmaction")
+    try:
+        dataset = DATASETS.build(config | overrides | dict(lazy_init=True))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+    if not isinstance(dataset, MultiModalDataset):
+        raise UsageError(
+            "--target and --sources need a MultiModalDataset; the config has "
+            f"{type(dataset).__name__}"
+        )
+    return dataset
+
+
+def set_domains(
+    cfg: Config,
+    target: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+) -> None:
+    """Sets the unseen and the training domains, and what depends on them.
+
+    Args:
+        cfg: The config.
+        target: Target domains; None: every domain that is no source.
+        sources: Source domains; None: every domain that is no target.
+
+    Raises:
+        UsageError: For a domain that does not exist or is both, or if none is left.
+    """
+    if target is None:
+        known = _first_dataset(
+            cfg, use="in_domain", sources=sources, target=None, watch_target=False
+        ).metainfo["domains"]
+        target = [domain for domain in known if domain not in sources]
+        if not target:
+            raise UsageError(
+                f"--sources names every domain ({', '.join(sources)}): none is left "
+                "to test on"
+            )
+    _set_datasets(
+        cfg,
+        target=target[0] if len(target) == 1 else list(target),
+        sources=None if sources is None else list(sources),
+    )
+    found = _first_dataset(cfg).sources
+    if "num_domains" in cfg.model:
+        cfg.model.num_domains = len(found)
+
+
+def follow_dataset(cfg: Config) -> None:
+    """Counts classes and source domains where the config leaves them to the dataset.
+
+    These are ``model.num_classes`` and ``model.num_domains``, if they are None.
+    """
+    model = cfg.get("model") or {}
+    wanted = [k for k in ("num_classes", "num_domains") if k in model]
+    if all(model[key] is not None for key in wanted):
+        return
+    dataset = _first_dataset(cfg)
+    found = dict(
+        num_classes=len(dataset.metainfo["classes"]), num_domains=len(dataset.sources)
+    )
+    for key in wanted:
+        if model[key] is None:
+            model[key] = found[key]
 
 
 def set_randomness(
@@ -150,19 +252,25 @@ def set_work_dir(
     work_dir: str | None = None,
     modalities: Sequence[str] | None = None,
     seed: int | None = None,
+    target: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> None:
     """``work_dir``, or the config's own, or ``work_dirs/[<folder>/]<config>[_...]``.
 
     Checkpoint names hold neither dataset, seed nor modalities. The default names the
     folder of a config that lies below ``configs``, and the options that were given
-    on the command line, such as ``work_dirs/hac/mbcd_video-audio_seed3``, so that
-    such runs do not overwrite each other. A folder that was asked for is taken as
+    on the command line, such as ``work_dirs/hac/mbcd_to-human_video-audio_seed3``, so
+    that such runs do not overwrite each other. A folder that was asked for is taken as
     it is.
     """
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get("work_dir") is None:
         name = osp.splitext(osp.basename(config_file))[0]
+        if sources or target:
+            name += "_" + "-".join(sources or ())
+            name += "-to-" if sources and target else "to-" if target else ""
+            name += "-".join(target or ())
         if modalities:
             name += "_" + "-".join(modalities)
         if seed is not None:

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import soundfile
+
+from mmaction_mbcd.datasets.epic_splits import EpicSegment, write_csv
 
 CLASSES = 7
 
 
-def write_video(path, frames, fps=10, codec="libx264", options=None):
-    """Encodes ``(T, H, W)`` grey or ``(T, H, W, 3)`` RGB frames."""
+def write_video(path, frames, fps=10, codec="libx264", options=None, sound=None):
+    """Encodes ``(T, H, W)`` grey or ``(T, H, W, 3)`` RGB frames, 16 kHz sound."""
     frames = np.asarray(frames, dtype=np.uint8)
     if frames.ndim == 3:
         frames = np.repeat(frames[..., None], 3, axis=-1)
@@ -22,12 +25,19 @@ def write_video(path, frames, fps=10, codec="libx264", options=None):
         video = container.add_stream(codec, rate=fps, options=options)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
+        track = container.add_stream("aac", rate=16000) if sound is not None else None
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(
                 np.ascontiguousarray(frame), format="rgb24"
             )
             container.mux(video.encode(picture))
         container.mux(video.encode())
+        if track is not None:
+            samples = np.asarray(sound, dtype=np.float32)[None]
+            heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            heard.sample_rate = 16000
+            container.mux(track.encode(heard))
+            container.mux(track.encode())
 
 
 def numbered_frames(count, height=24, width=32, first=20, step=5):
@@ -87,6 +97,99 @@ def write_hac(root, train=3, test=2, domains=("human", "animal", "cartoon")):
             labels = [(i + place) % CLASSES for i in range(count)]
             rows = [(f"{s}.mp4", n) for s, n in zip(stems, labels, strict=True)]
             write_split(root, domain, split, rows)
+    return root
+
+
+# --- EPIC-Kitchens
+
+KITCHENS = dict(D1="P08", D2="P01", D3="P22")
+EPIC_FOLDER = "MM-SADA_Domain_Adaptation_Splits"
+EPIC_LAYOUTS = dict(original=("rgb", "rgb"), repack=("video", "audio"))
+HEIGHT, WIDTH = 16, 24
+
+# Per split the segments [start, stop) of one video. By hand:
+#            RGB frames       flow frames
+# [11, 24)   11 ... 23 (13)   6 ... 11 (6)     odd length, odd start
+# [30, 33)   30 ... 32 (3)    15 (1)           shorter than any clip
+# [40, 48)   40 ... 47 (8)    20 ... 23 (4)    exactly one window of 4 x 2
+EPIC_SEGMENTS = [(11, 24), (30, 33), (40, 48)]
+EPIC_RGB = [*range(11, 24), *range(30, 33), *range(40, 48)]
+EPIC_FLOW = [*range(6, 12), 15, *range(20, 24)]
+
+
+def rgb_value(frame):
+    return 3 * frame
+
+
+def flow_value(frame):
+    """Of u and of v."""
+    return 5 * frame, 255 - 5 * frame
+
+
+def write_image(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+    assert cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+
+
+def stamp(frame):
+    return f"00:00:{frame / 60:05.2f}"
+
+
+def write_epic(root, layout="original", segments=None):
+    """Exactly the frames that the segments hold, so any other one is an error."""
+    frames, sound = EPIC_LAYOUTS[layout]
+    uid = 0
+    for domain, kitchen in KITCHENS.items():
+        for split in ("train", "test"):
+            video = f"{kitchen}_0{1 + (split == 'test')}"
+            rows = []
+            for start, stop in segments or EPIC_SEGMENTS:
+                rows.append(
+                    EpicSegment(
+                        uid=uid,
+                        participant_id=kitchen,
+                        video_id=video,
+                        narration="open fridge",
+                        start_timestamp=stamp(start),
+                        stop_timestamp=stamp(stop),
+                        start_frame=start,
+                        stop_frame=stop,
+                        verb="open",
+                        verb_class=uid % 8,
+                    )
+                )
+                uid += 1
+            (root / EPIC_FOLDER).mkdir(parents=True, exist_ok=True)
+            write_csv(rows, root / EPIC_FOLDER / f"{domain}_{split}.csv")
+            place = Path(split, domain, video)
+            # Its red channel tells RGB from BGR.
+            for i in EPIC_RGB:
+                path = root / frames / place / f"frame_{i:010d}.jpg"
+                write_image(path, (0, 0, rgb_value(i)))
+            for i in EPIC_FLOW:
+                for part, value in zip("uv", flow_value(i), strict=True):
+                    path = root / "flow" / place / part / f"frame_{i:010d}.jpg"
+                    write_image(path, value)
+            write_wav(root / sound / f"{place}.wav", tone(1.0))
+    return root
+
+
+# --- your own videos
+
+
+def write_own(root, domains=("kitchen", "garden", "studio"), clips=4, sound=True):
+    """Raw mp4 files, two classes, and annotations.csv."""
+    rows = ["file,label,domain"]
+    for place, domain in enumerate(domains):
+        for i in range(clips):
+            name = f"{domain}/clip {i}.mp4"
+            content = smooth_frames(20, seed=10 * place + i, height=48, width=64)
+            write_video(
+                root / "videos" / name, content, sound=tone(2) if sound else None
+            )
+            rows.append(f"{name},{'wave' if i % 2 else 'jump'},{domain}")
+    (root / "annotations.csv").write_text("\n".join(rows) + "\n")
     return root
 
 

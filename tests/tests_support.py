@@ -1,6 +1,11 @@
 """Comparisons that several tests share."""
 
+import importlib.util
+from pathlib import Path
+
 import torch
+
+ROOT = Path(__file__).parent.parent
 
 
 def gradients(model):
@@ -33,3 +38,13 @@ def assert_same_trees(a, b, path=""):
             assert_same_trees(x, y, f"{path}/{i}")
     else:
         assert a == b, (path, a, b)
+
+
+def load_tool(name):
+    """A script below ``tools`` as a module."""
+    spec = importlib.util.spec_from_file_location(
+        f"tool_{name}", ROOT / "tools" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

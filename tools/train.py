@@ -63,7 +63,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def build_config(args: argparse.Namespace):
     """The config file with all options merged."""
     cfg = cli.load_config(args)
-    cli.set_work_dir(cfg, args.config, args.work_dir, args.modalities, args.seed)
+    cli.set_work_dir(
+        cfg,
+        args.config,
+        args.work_dir,
+        args.modalities,
+        args.seed,
+        args.target,
+        args.sources,
+    )
     cli.set_randomness(cfg, args.seed, args.diff_rank_seed, args.deterministic)
     cli.set_resume(cfg, args.resume)
     if args.no_validate:

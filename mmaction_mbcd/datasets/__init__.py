@@ -9,6 +9,7 @@ from .sampler import ResumableSampler, SampleIndex
 from .seeding import derive_seed, seeded
 from .synth_action import SynthActionDataset
 from .transforms import MissingModalityError, UnreadableMediaError
+from .video_folder import VideoFolderDataset
 
 __all__ = [
     "EPICKitchensDataset",
@@ -19,6 +20,7 @@ __all__ = [
     "SampleIndex",
     "SynthActionDataset",
     "UnreadableMediaError",
+    "VideoFolderDataset",
     "collate_views",
     "derive_seed",
     "seeded",

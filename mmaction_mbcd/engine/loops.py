@@ -156,6 +156,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"model.num_classes is {num_classes}, but the dataset has "
                 f"{len(classes)} classes ({', '.join(map(str, classes))})"
             )
+        sources = getattr(self.dataloader.dataset, "sources", None)
+        if sources is not None:
+            problems += _domain_problems(model, list(sources))
         problems += _teacher_and_data_problems(model, self.dataloader.dataset)
         if len(self.dataloader) == 0:
             problems.append(
@@ -166,6 +169,22 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             )
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _domain_problems(model: nn.Module, sources: list[str]) -> list[str]:
+    """An objective that tells domains apart must know how many there are."""
+    needy = [
+        type(objective).__name__
+        for objective in getattr(model, "objectives", ())
+        if "num_domains" in getattr(objective, "fills", ())
+    ]
+    if not needy or model.num_domains == len(sources):
+        return []
+    return [
+        f"{', '.join(needy)} tells source domains apart: model.num_domains is "
+        f"{model.num_domains}, but the dataset trains on {len(sources)} ({sources}). "
+        "tools/train.py --sources sets both"
+    ]
 
 
 def _teacher_and_data_problems(model: nn.Module, dataset: object) -> list[str]:

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,18 +9,9 @@ import pytest
 from mmengine.config import Config
 
 from mmaction_mbcd import cli
+from tests_support import load_tool
 
 ROOT = Path(__file__).parents[2]
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(
-        f"tool_{name}", ROOT / "tools" / f"{name}.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 train, test = load_tool("train"), load_tool("test")
 

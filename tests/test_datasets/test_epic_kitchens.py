@@ -7,9 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from media import tone, write_wav
+from media import (
+    EPIC_FOLDER as FOLDER,
+)
+from media import (
+    EPIC_LAYOUTS as LAYOUTS,
+)
+from media import (
+    EPIC_SEGMENTS as SEGMENTS,
+)
+from media import (
+    HEIGHT,
+    WIDTH,
+    tone,
+    write_epic,
+    write_wav,
+)
 from mmaction_mbcd.datasets import EPICKitchensDataset, SampleIndex
-from mmaction_mbcd.datasets.epic_splits import CLASSES, EpicSegment, write_csv
+from mmaction_mbcd.datasets.epic_splits import CLASSES
 from mmaction_mbcd.datasets.transforms import (
     DecodeFlowFrames,
     DecodeFrames,
@@ -25,77 +40,6 @@ SPLITS = (
     / "epic"
 )
 COUNTS = dict(D1=(1543, 435), D2=(2495, 750), D3=(3897, 974))
-KITCHENS = dict(D1="P08", D2="P01", D3="P22")
-FOLDER = "MM-SADA_Domain_Adaptation_Splits"
-LAYOUTS = dict(original=("rgb", "rgb"), repack=("video", "audio"))
-HEIGHT, WIDTH = 16, 24
-
-# Per split the segments [start, stop) of one video. By hand:
-#            RGB frames       flow frames
-# [11, 24)   11 ... 23 (13)   6 ... 11 (6)     odd length, odd start
-# [30, 33)   30 ... 32 (3)    15 (1)           shorter than any clip
-# [40, 48)   40 ... 47 (8)    20 ... 23 (4)    exactly one window of 4 x 2
-SEGMENTS = [(11, 24), (30, 33), (40, 48)]
-RGB = [*range(11, 24), *range(30, 33), *range(40, 48)]
-FLOW = [*range(6, 12), 15, *range(20, 24)]
-
-
-def rgb_value(frame):
-    return 3 * frame
-
-
-def flow_value(frame):
-    """Of u and of v."""
-    return 5 * frame, 255 - 5 * frame
-
-
-def write_image(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
-    assert cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
-
-
-def stamp(frame):
-    return f"00:00:{frame / 60:05.2f}"
-
-
-def write_epic(root, layout="original", segments=None):
-    """Exactly the frames that the segments hold, so any other one is an error."""
-    frames, sound = LAYOUTS[layout]
-    uid = 0
-    for domain, kitchen in KITCHENS.items():
-        for split in ("train", "test"):
-            video = f"{kitchen}_0{1 + (split == 'test')}"
-            rows = []
-            for start, stop in segments or SEGMENTS:
-                rows.append(
-                    EpicSegment(
-                        uid=uid,
-                        participant_id=kitchen,
-                        video_id=video,
-                        narration="open fridge",
-                        start_timestamp=stamp(start),
-                        stop_timestamp=stamp(stop),
-                        start_frame=start,
-                        stop_frame=stop,
-                        verb="open",
-                        verb_class=uid % 8,
-                    )
-                )
-                uid += 1
-            (root / FOLDER).mkdir(parents=True, exist_ok=True)
-            write_csv(rows, root / FOLDER / f"{domain}_{split}.csv")
-            place = Path(split, domain, video)
-            # Its red channel tells RGB from BGR.
-            for i in RGB:
-                path = root / frames / place / f"frame_{i:010d}.jpg"
-                write_image(path, (0, 0, rgb_value(i)))
-            for i in FLOW:
-                for part, value in zip("uv", flow_value(i), strict=True):
-                    path = root / "flow" / place / part / f"frame_{i:010d}.jpg"
-                    write_image(path, value)
-            write_wav(root / sound / f"{place}.wav", tone(1.0))
-    return root
 
 
 @pytest.fixture(scope="module")

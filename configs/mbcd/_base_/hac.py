@@ -6,4 +6,8 @@ _base_ = [
     "./models/slowfast_slowonly_resnet18.py",
     "./schedules/adam_paper_20e.py",
 ]
-model = dict(num_classes={{_base_.num_classes}}, modalities={{_base_.modalities}})
+model = dict(
+    num_classes={{_base_.num_classes}},
+    modalities={{_base_.modalities}},
+    num_domains=2,
+)

@@ -1,4 +1,4 @@
-"""HAC for the published baselines, which drop half of the video and flow features."""
+"""HAC for the published baselines: half of the features is dropped."""
 
 _base_ = "./hac.py"
 model = dict(encoders=dict(video=dict(dropout=0.5), flow=dict(dropout=0.5)))

@@ -6,4 +6,8 @@ _base_ = [
     "./models/small_scratch.py",
     "./schedules/adam_16e.py",
 ]
-model = dict(num_classes={{_base_.num_classes}}, modalities={{_base_.modalities}})
+model = dict(
+    num_classes={{_base_.num_classes}},
+    modalities={{_base_.modalities}},
+    num_domains=2,
+)

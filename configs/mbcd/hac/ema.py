@@ -1,4 +1,4 @@
-"""EMA on HAC, humans and animals to cartoons."""
+"""EMA on HAC."""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/ema.py"]
 model = {{_base_.method.model}}

@@ -1,5 +1,6 @@
-"""ERM on HAC, humans and animals to cartoons."""
+"""ERM on HAC."""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/erm.py"]
 model = {{_base_.method.model}}
 optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

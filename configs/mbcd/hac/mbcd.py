@@ -1,4 +1,4 @@
-"""MBCD on HAC, humans and animals to cartoons."""
+"""MBCD on HAC."""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/mbcd.py"]
 model = {{_base_.method.model}}

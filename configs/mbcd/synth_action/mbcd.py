@@ -1,4 +1,4 @@
-"""MBCD on the synthetic actions; the last row of Table 4."""
+"""MBCD on the synthetic actions."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/mbcd.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,6 @@
 """MBCD with the second-order term of eq. 6."""
 
-_base_ = "./mbcd.py"
-optim_wrapper = dict(order=2)
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/mbcd_second_order.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

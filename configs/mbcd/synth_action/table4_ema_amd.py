@@ -1,4 +1,6 @@
-"""Row 3 of Table 4: EMA and adaptive modality dropout."""
+"""Row 3 of the paper's Table 4: EMA and adaptive modality dropout."""
 
-_base_ = "./mbcd.py"
-model = dict(inner_step=None, objectives=[dict(type="ClassificationObjective")])
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/table4_ema_amd.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

@@ -1,4 +1,6 @@
-"""Row 4 of Table 4: EMA and the gradient consistency constraint."""
+"""Row 4 of the paper's Table 4: EMA and the gradient consistency constraint."""
 
-_base_ = "./mbcd.py"
-model = dict(neck=dict(mode="none"), objectives=[dict(type="ClassificationObjective")])
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/table4_ema_gcc.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

@@ -1,4 +1,6 @@
-"""Row 2 of Table 5: MBCD with a fixed dropout of 0.5; mbcd.py is row 3."""
+"""Row 2 of the paper's Table 5: MBCD with a fixed dropout of 0.5; row 3 is MBCD."""
 
-_base_ = "./mbcd.py"
-model = dict(neck=dict(mode="fixed", p=0.5))
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/table5_fixed_dropout.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

@@ -1,4 +1,6 @@
-"""Row 1 of Table 5: MBCD without modality dropout."""
+"""Row 1 of the paper's Table 5: MBCD without modality dropout."""
 
-_base_ = "./mbcd.py"
-model = dict(neck=dict(mode="none"))
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/table5_no_dropout.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

@@ -1,4 +1,6 @@
-"""Table 7: another beta, for the paper's lengths of training, not for this one."""
+"""The paper's Table 7: MBCD with beta = 0.9."""
 
-_base_ = "./mbcd.py"
-custom_hooks = [dict(type="TeacherEMAHook", beta=0.9)]
+_base_ = ["../_base_/synth_action.py", "../_base_/methods/table7_beta_09.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

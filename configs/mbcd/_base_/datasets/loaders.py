@@ -1,0 +1,27 @@
+"""The loaders of every dataset, but for what they load."""
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    drop_last=True,
+    collate_fn=dict(type="collate_views"),
+    sampler=dict(type="ResumableSampler", shuffle=True),
+    dataset=dict(use="train"),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    collate_fn=dict(type="collate_views"),
+    sampler=dict(type="ResumableSampler", shuffle=False),
+    dataset=dict(use="val"),
+)
+test_dataloader = dict(
+    batch_size=16,
+    num_workers=8,
+    persistent_workers=True,
+    collate_fn=dict(type="collate_views"),
+    sampler=dict(type="ResumableSampler", shuffle=False),
+    dataset=dict(use="test", eval_split="full"),
+)

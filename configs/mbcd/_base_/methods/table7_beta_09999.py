@@ -1,0 +1,7 @@
+"""The paper's Table 7: MBCD with beta = 0.9999."""
+
+_base_ = "./mbcd.py"
+method = dict(
+    name="MBCD, beta 0.9999",
+    custom_hooks=[dict(type="TeacherEMAHook", beta=0.9999)],
+)

@@ -1,0 +1,4 @@
+"""Your own videos for the published baselines: half of the features is dropped."""
+
+_base_ = "./own_videos.py"
+model = dict(encoders=dict(video=dict(dropout=0.5), flow=dict(dropout=0.5)))

@@ -1,0 +1,6 @@
+"""MBCD on EPIC-Kitchens."""
+
+_base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/mbcd.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

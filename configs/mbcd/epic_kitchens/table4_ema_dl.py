@@ -1,0 +1,6 @@
+"""Row 5 of the paper's Table 4: EMA and the distillation loss."""
+
+_base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table4_ema_dl.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

@@ -1,0 +1,6 @@
+"""The paper's Table 7: MBCD with beta = 0.99."""
+
+_base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table7_beta_099.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

@@ -1,0 +1,6 @@
+"""Row 4 of the paper's Table 4: EMA and the gradient consistency constraint."""
+
+_base_ = ["../_base_/hac.py", "../_base_/methods/table4_ema_gcc.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

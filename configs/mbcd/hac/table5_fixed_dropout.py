@@ -1,0 +1,6 @@
+"""Row 2 of the paper's Table 5: MBCD with a fixed dropout of 0.5; row 3 is MBCD."""
+
+_base_ = ["../_base_/hac.py", "../_base_/methods/table5_fixed_dropout.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

@@ -1,0 +1,6 @@
+"""Row 1 of the paper's Table 5: MBCD without modality dropout."""
+
+_base_ = ["../_base_/hac.py", "../_base_/methods/table5_no_dropout.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}
