@@ -1,17 +1,22 @@
-"""Every config resolves, builds and takes a training and an evaluation step."""
+"""Every config resolves and builds; every family takes real steps."""
 
 import ast
+import functools
 import itertools
+import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from mmaction.registry import MODELS
+from mmaction.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from media import write_epic, write_own
+from mmaction_mbcd import cli
 from toy_runner import QuickRunner
 
 ROOT = Path(__file__).parent.parent / "configs" / "mbcd"
@@ -20,47 +25,118 @@ LEAVES = sorted(
     for p in ROOT.rglob("*.py")
     if "_base_" not in p.parts
 )
+METHODS = sorted(p.stem for p in (ROOT / "_base_" / "methods").glob("*.py"))
+TARGETS = dict(
+    synth_action="sketch", hac="cartoon", epic_kitchens="D3", own_videos="studio"
+)
+# Those whose steps are taken: every leaf of the small models, and with the paper's
+# encoders one baseline and one method with an inner step.
+STEPPED = [
+    leaf for leaf in LEAVES if "synth_action/" in leaf and "/table7" not in leaf
+] + ["hac/erm.py", "epic_kitchens/mbcd.py", "own_videos/mbcd.py"]
 
 
 @pytest.fixture(scope="session")
-def tiny_hac(tiny_data, tmp_path_factory):
-    """The same clips under HAC's names."""
-    folder = tmp_path_factory.mktemp("hac")
-    (folder / "HAC_Splits").mkdir()
+def trees(tiny_data, tmp_path_factory):
+    """A small tree of every dataset, in its published layout."""
+    hac = tmp_path_factory.mktemp("hac")
+    (hac / "HAC_Splits").mkdir()
     names = dict(studio="human", street="animal", sketch="cartoon")
-    for synth, hac in names.items():
-        shutil.copytree(tiny_data / synth, folder / hac)
+    for synth, name in names.items():
+        shutil.copytree(tiny_data / synth, hac / name)
         for split in ("train", "test"):
             shutil.copy(
                 tiny_data / "Synth_Splits" / f"Synth_{split}_only_{synth}.csv",
-                folder / "HAC_Splits" / f"HAC_{split}_only_{hac}.csv",
+                hac / "HAC_Splits" / f"HAC_{split}_only_{name}.csv",
             )
-    return folder
+    own = write_own(tmp_path_factory.mktemp("own"))
+    for domain in ("kitchen", "garden", "studio"):
+        for i in range(4):  # any sound and flow will do
+            clip = sorted((tiny_data / "street" / "videos").glob("*.mp4"))[i].stem
+            for axis in "xy":
+                target = own / "flow" / domain / f"clip {i}_flow_{axis}.mp4"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source = tiny_data / "street" / "flow" / f"{clip}_flow_{axis}.mp4"
+                shutil.copy(source, target)
+            target = own / "audio" / domain / f"clip {i}.wav"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tiny_data / "street" / "audio" / f"{clip}.wav", target)
+    epic = write_epic(tmp_path_factory.mktemp("epic"))
+    return dict(synth_action=tiny_data, hac=hac, epic_kitchens=epic, own_videos=own)
 
 
-def load(leaf, data):
+def family(leaf):
+    return leaf.partition("/")[0]
+
+
+def steps_of(pipeline):
+    for step in pipeline:
+        if isinstance(step, list):
+            yield from steps_of(step)
+        else:
+            yield step
+
+
+def load(leaf, trees):
+    """A config for its small tree, at 64 pixels and with random weights."""
     cfg = Config.fromfile(ROOT / leaf)
-    batch_size = 2 if leaf.startswith("hac") else 4
-    for split in ("train", "val", "test"):
+    small = family(leaf) == "synth_action"
+    cli._set_datasets(cfg, data_root=str(trees[family(leaf)]))
+    if family(leaf) == "own_videos":
+        cli.set_domains(cfg, target=["studio"])
+        cli.follow_dataset(cfg)
+    for split in cli.SPLITS:
         loader = cfg[f"{split}_dataloader"]
-        loader.dataset.data_root = str(data)
-        loader.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
-        if leaf.startswith("hac"):  # 64 pixels instead of 224 and 256
-            for pipeline in loader.dataset.pipelines.values():
-                for step in pipeline:
-                    if step.type == "Resize":
-                        step.scale = tuple(64 if s > 0 else s for s in step.scale)
-                    elif step.type == "CenterCrop":
-                        step.crop_size = 64
-    if leaf.startswith("hac"):
-        for encoder in cfg.model.encoders.values():
-            encoder.pretrained = None
+        loader.update(
+            batch_size=4 if small else 2, num_workers=0, persistent_workers=False
+        )
+        for pipeline in loader.dataset.pipelines.values() if not small else ():
+            for step in steps_of(pipeline):
+                if step.type == "Resize":
+                    step.scale = tuple(64 if s > 0 else s for s in step.scale)
+                elif step.type == "CenterCrop":
+                    step.crop_size = 64
+    for encoder in cfg.model.encoders.values():
+        encoder.pretrained = None
     return cfg
 
 
+@functools.cache
+def _built_on_meta(model):
+    # MMPretrain's ResNet reads numbers from torch.linspace while it is built.
+    linspace = functools.partial(torch.linspace, device="cpu")
+    with torch.device("meta"), mock.patch("torch.linspace", linspace):
+        return MODELS.build(json.loads(model))
+
+
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_a_training_and_an_evaluation_step(leaf, tiny_data, tiny_hac, tmp_path):
-    cfg = load(leaf, tiny_hac if leaf.startswith("hac") else tiny_data)
+def test_a_config_resolves_and_fits(leaf, trees):
+    """Model, data, optimizer wrapper and hooks can be built and fit each other."""
+    init_default_scope("mmaction")
+    cfg = load(leaf, trees)
+    model = _built_on_meta(json.dumps(cfg.model.to_dict()))
+    for split, use in zip(cli.SPLITS, ("train", "val", "test"), strict=True):
+        loader = cfg[f"{split}_dataloader"]
+        data = DATASETS.build(loader.dataset)
+        assert data.use == use and data.targets == (TARGETS[family(leaf)],)
+        assert len(data.metainfo["classes"]) == model.num_classes
+        assert list(data.modalities) == model.modalities
+        item = data[0]
+        item = item[0] if isinstance(item, list) else item
+        assert list(item["inputs"]) == model.modalities
+        assert all(item["data_samples"].present.values())
+    assert cfg.model.num_domains == 2
+    wrapper, hooks = cfg.optim_wrapper.type, cfg.get("custom_hooks") or []
+    if model.inner_step is not None:
+        assert wrapper == "MBCDOptimWrapper"
+    if any(o.needs_teacher for o in model.objectives):
+        assert "TeacherEMAHook" in [hook.type for hook in hooks]
+    assert cfg.default_hooks.checkpoint.save_best == "source/top1"
+
+
+@pytest.mark.parametrize("leaf", STEPPED)
+def test_a_training_and_an_evaluation_step(leaf, trees, tmp_path):
+    cfg = load(leaf, trees)
     cfg.work_dir = str(tmp_path)
     cfg.experiment_name = leaf
     cfg.log_level = "ERROR"
@@ -89,6 +165,17 @@ def test_a_training_and_an_evaluation_step(leaf, tiny_data, tiny_hac, tmp_path):
     assert found["target/N"] == count and 0 <= found["target/top1"] <= 1
 
 
+@pytest.mark.parametrize("dataset", TARGETS)
+def test_every_method_has_a_leaf_that_only_combines(dataset):
+    """Ablations of the paper are for its own datasets and the synthetic one."""
+    leaves = {p.stem: p.read_text() for p in (ROOT / dataset).glob("*.py")}
+    wanted = [m for m in METHODS if dataset != "own_videos" or "_" not in m]
+    assert set(wanted) <= set(leaves)
+    for method in wanted:
+        assert f"methods/{method}.py" in leaves[method]
+        assert "_base_.method.model" in leaves[method]
+
+
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_a_leaf_is_at_most_six_lines(leaf):
     tree = ast.parse((ROOT / leaf).read_text())
@@ -110,6 +197,7 @@ def parts(leaf):
     )
 
 
+@pytest.mark.parametrize("dataset", ["synth_action", "hac", "epic_kitchens"])
 @pytest.mark.parametrize(
     ("leaf", "expected"),
     [
@@ -121,20 +209,21 @@ def parts(leaf):
         ("mbcd", "AMD GCC EMA DL"),
     ],
 )
-def test_the_rows_of_table_four(leaf, expected):
-    found = parts(f"synth_action/{leaf}.py")
+def test_the_rows_of_table_four(dataset, leaf, expected):
+    found = parts(f"{dataset}/{leaf}.py")
     assert {k for k, on in found.items() if on} == set(expected.split())
 
 
-def test_the_rows_of_tables_five_and_seven():
+@pytest.mark.parametrize("dataset", ["synth_action", "hac", "epic_kitchens"])
+def test_the_rows_of_tables_five_and_seven(dataset):
     modes = {
-        name: Config.fromfile(ROOT / f"synth_action/{name}.py").model.neck.mode
+        name: Config.fromfile(ROOT / f"{dataset}/{name}.py").model.neck.mode
         for name in ("table5_no_dropout", "table5_fixed_dropout", "mbcd")
     }
     assert list(modes.values()) == ["none", "fixed", "adaptive"]
     betas = [
         Config.fromfile(path).custom_hooks[0].beta
-        for path in sorted(ROOT.glob("synth_action/table7_*.py"))
+        for path in sorted(ROOT.glob(f"{dataset}/table7_*.py"))
     ]
     assert betas == [0.9, 0.99, 0.999, 0.9999]
 
@@ -146,10 +235,10 @@ def test_paper_values():
     assert cfg.model.objectives[1].weight == 1.0
 
 
-def test_the_paper_s_encoders(tiny_hac):
+def test_the_paper_s_encoders(trees):
     init_default_scope("mmaction")
-    cfg = load("hac/mbcd.py", tiny_hac)
-    model = MODELS.build(cfg.model)
+    cfg = load("hac/mbcd.py", trees)
+    model = _built_on_meta(json.dumps(cfg.model.to_dict()))
     widths = {m: e.feature_channels for m, e in model.encoders.items()}
     assert widths == dict(video=2304, audio=512, flow=2048)  # appendix
     for name, p in model.encoders.named_parameters():
@@ -165,10 +254,10 @@ def test_the_paper_s_encoders(tiny_hac):
     assert dropouts == [0.5, 0, 0]
 
 
-def test_dataloaders_of_the_two_runners_agree(tiny_data):
+def test_dataloaders_of_the_two_runners_agree(trees):
     """Validation holds the sources' test split and, for curves, the target."""
     init_default_scope("mmaction")
-    cfg = load("synth_action/mbcd.py", tiny_data)
+    cfg = load("synth_action/mbcd.py", trees)
     val = Runner.build_dataloader(cfg.val_dataloader, seed=0).dataset
     test = Runner.build_dataloader(cfg.test_dataloader, seed=0).dataset
     train = Runner.build_dataloader(cfg.train_dataloader, seed=0).dataset
