@@ -147,27 +147,42 @@ def _set_datasets(cfg: Config, **values: object) -> None:
             dataset.update(values)
 
 
-def _first_dataset(cfg: Config, **overrides: object) -> MultiModalDataset:
-    """The config's first dataset, built without reading its rows.
-
-    Raises:
-        UsageError: If it cannot be built, or is none of this package's.
-    """
+def _first_config(cfg: Config) -> dict:
     loaders = [cfg[f"{s}_dataloader"] for s in SPLITS if cfg.get(f"{s}_dataloader")]
     if not loaders:
         raise UsageError("the config has no dataloader")
-    config = dict(next(_datasets(loaders[0]["dataset"])))
+    return dict(next(_datasets(loaders[0]["dataset"])))
+
+
+def _described(cfg: Config) -> dict:
+    """Classes and domains of the config's dataset, whatever it is used for.
+
+    Raises:
+        UsageError: If it cannot be described, or is none of this package's.
+    """
+    config = _first_config(cfg)
     init_default_scope(cfg.get("default_scope") or "mmaction")
-    try:
-        dataset = DATASETS.build(config | overrides | dict(lazy_init=True))
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
-    if not isinstance(dataset, MultiModalDataset):
+    kind = config["type"]
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, MultiModalDataset)):
         raise UsageError(
             "--target and --sources need a MultiModalDataset; the config has "
-            f"{type(dataset).__name__}"
+            f"{config['type']}"
         )
-    return dataset
+    try:
+        return kind.describe(config.get("data_root", "")) | (
+            config.get("metainfo") or {}
+        )
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _built(cfg: Config) -> MultiModalDataset:
+    """The config's first dataset, built without reading its rows."""
+    try:
+        return DATASETS.build(_first_config(cfg) | dict(lazy_init=True))
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
 
 
 def set_domains(
@@ -185,10 +200,8 @@ def set_domains(
     Raises:
         UsageError: For a domain that does not exist or is both, or if none is left.
     """
+    known = _described(cfg)["domains"]
     if target is None:
-        known = _first_dataset(
-            cfg, use="in_domain", sources=sources, target=None, watch_target=False
-        ).metainfo["domains"]
         target = [domain for domain in known if domain not in sources]
         if not target:
             raise UsageError(
@@ -200,9 +213,22 @@ def set_domains(
         target=target[0] if len(target) == 1 else list(target),
         sources=None if sources is None else list(sources),
     )
-    found = _first_dataset(cfg).sources
+    found = _built(cfg).sources
     if "num_domains" in cfg.model:
         cfg.model.num_domains = len(found)
+
+
+def domains_of(config: str, data_root: str | None = None) -> tuple[str, ...]:
+    """The domains that the dataset of a config file has.
+
+    Raises:
+        UsageError: If there is no such file, or its dataset cannot be described.
+    """
+    require_file(config, "config")
+    cfg = Config.fromfile(config)
+    if data_root is not None:
+        _set_datasets(cfg, data_root=data_root)
+    return tuple(_described(cfg)["domains"])
 
 
 def follow_dataset(cfg: Config) -> None:
@@ -214,10 +240,8 @@ def follow_dataset(cfg: Config) -> None:
     wanted = [k for k in ("num_classes", "num_domains") if k in model]
     if all(model[key] is not None for key in wanted):
         return
-    dataset = _first_dataset(cfg)
-    found = dict(
-        num_classes=len(dataset.metainfo["classes"]), num_domains=len(dataset.sources)
-    )
+    classes, dataset = _described(cfg)["classes"], _built(cfg)
+    found = dict(num_classes=len(classes), num_domains=len(dataset.sources))
     for key in wanted:
         if model[key] is None:
             model[key] = found[key]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
-from mmaction_mbcd.experiments.demo import DemoError, DemoOptions, run_demo
+from mmaction_mbcd.experiments.demo import DemoOptions, run_demo
+from mmaction_mbcd.experiments.running import RunError
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
     )
     try:
         run_demo(options)
-    except (DemoError, ValueError) as error:
+    except (RunError, ValueError) as error:
         print(f"demo.py: error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -135,8 +135,8 @@ class MultiModalDataset(BaseDataset):
         **kwargs,
     ) -> None:
         metainfo = kwargs.pop("metainfo", None)
-        known = {**self.METAINFO, **(metainfo or {})}
-        domains = tuple(known["domains"])
+        metainfo = self.describe(data_root) | (metainfo or {})
+        domains = tuple(metainfo["domains"])
         self.targets = _names(target)
         self.sources = (
             tuple(d for d in domains if d not in self.targets)
@@ -179,6 +179,15 @@ class MultiModalDataset(BaseDataset):
         super().__init__(
             metainfo=metainfo, data_root=data_root, test_mode=use != "train", **kwargs
         )
+
+    @classmethod
+    def describe(cls, data_root: str) -> dict:
+        """Classes and domains of the dataset in a folder, before it is built.
+
+        Args:
+            data_root: The folder. Datasets whose ``METAINFO`` is fixed do not look.
+        """
+        return dict(cls.METAINFO)
 
     def _problems(
         self, pipelines: Mapping[str, Sequence], domains: tuple[str, ...]

@@ -32,13 +32,20 @@ class SynthActionDataset(HACDataset):
         "--out DATA_ROOT`"
     )
 
-    def __init__(self, data_root: str, **kwargs) -> None:
+    @classmethod
+    def describe(cls, data_root: str) -> dict:
+        """What ``synth.json`` says.
+
+        Raises:
+            FileNotFoundError: If it is missing.
+            ValueError: If it is not JSON with ``classes`` and ``domains``.
+        """
         path = osp.join(data_root, "synth.json")
         command = f"`python tools/data/make_synth_action.py {data_root}`"
         try:
             with open(path, encoding="utf-8") as file:
                 made = json.load(file)
-            described = {key: tuple(made[key]) for key in ("classes", "domains")}
+            return {key: tuple(made[key]) for key in ("classes", "domains")}
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"no synthetic dataset in {data_root} ({path} is missing). Generate "
@@ -49,5 +56,3 @@ class SynthActionDataset(HACDataset):
                 f"{path} does not describe a synthetic dataset ({error!r}). Generate "
                 f"it again with {command}"
             ) from error
-        metainfo = {**described, **(kwargs.pop("metainfo", None) or {})}
-        super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)

@@ -10,6 +10,7 @@ from mmaction.registry import DATASETS
 
 from .multimodal_dataset import MultiModalDataset
 
+ANNOTATIONS = "annotations.csv"
 COLUMNS = ("file", "label", "domain")
 TEST_SHARE = 0.2
 
@@ -172,24 +173,29 @@ class VideoFolderDataset(MultiModalDataset):
     METAINFO: dict = {}
 
     def __init__(self, data_root: str, **kwargs) -> None:
-        self._rows = read_annotations(osp.join(data_root, "annotations.csv"))
+        self._rows = read_annotations(osp.join(data_root, ANNOTATIONS))
         labels = {row.label for row in self._rows}
-        domains = dict.fromkeys(row.domain for row in self._rows)
-        metainfo = {
-            "classes": tuple(sorted(labels, key=_natural)),
-            "domains": tuple(domains),
-        } | (kwargs.pop("metainfo", None) or {})
-        unknown = sorted(labels - set(metainfo["classes"]))
+        classes = (kwargs.get("metainfo") or {}).get("classes", labels)
+        unknown = sorted(labels - set(classes))
         if unknown:
             raise ValueError(
-                f"{data_root}/annotations.csv has labels {unknown} that are none of "
-                f"the given classes {list(metainfo['classes'])}"
+                f"{data_root}/{ANNOTATIONS} has labels {unknown} that are none of "
+                f"the given classes {list(classes)}"
             )
-        super().__init__(data_root=data_root, metainfo=metainfo, **kwargs)
+        super().__init__(data_root=data_root, **kwargs)
+
+    @classmethod
+    def describe(cls, data_root: str) -> dict:
+        """Classes and domains that occur in the table."""
+        rows = read_annotations(osp.join(data_root, ANNOTATIONS))
+        return dict(
+            classes=tuple(sorted({row.label for row in rows}, key=_natural)),
+            domains=tuple(dict.fromkeys(row.domain for row in rows)),
+        )
 
     def annotation_file(self, domain: str, split: str) -> str:
         """The table, and which part of it."""
-        path = osp.join(self.data_root, "annotations.csv")
+        path = osp.join(self.data_root, ANNOTATIONS)
         there = Counter((row.domain, row.split) for row in self._rows)
         return f"{path} (rows of {domain!r}: {dict(there)}; its {split} split)"
 

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,20 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..analysis.curves import plot_curves, read_curves
 from ..analysis.statistics import accuracy_interval
 from ..datasets.synth_generator import SynthConfig, generate
-
-_STEP = re.compile(r"Epoch\(train\)\s+\[(\d+)\]\[\s*(\d+)/(\d+)\]")
-_EPOCHS = re.compile(r"best_source_top1_epoch_(\d+)\.pth$")
-RULE = "best source validation"
-
-
-class DemoError(RuntimeError):
-    """A command of the demo failed; the message holds the end of its output."""
+from .running import RULE, best_checkpoint, run_tool
 
 
 @dataclass
@@ -70,7 +61,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
         One row per method, accuracies in percent.
 
     Raises:
-        DemoError: If training or testing fails.
+        RunError: If training or testing fails.
     """
     # A file or a pipe has no width of its own, and the table needs some.
     console = console or Console(width=None if sys.stdout.isatty() else 100)
@@ -125,21 +116,13 @@ def _run_method(options: DemoOptions, method: str, console: Console) -> dict:
     train = ["train.py", str(config), "--seed", str(options.seed), *common]
     _run(options, train, f"   {method} train", work_dir / "train.log", console)
     seconds = time.perf_counter() - started
-    # Read from the checkpoint folder as a user would.
-    found = list(work_dir.glob("best_source_top1_*.pth"))
-    if len(found) != 1:
-        raise DemoError(
-            f"{work_dir} should hold one best_source_top1_*.pth and holds "
-            f"{len(found)}; did the run validate? Its output is in train.log there"
-        )
-    best = found[0]
+    best, epoch = best_checkpoint(work_dir)
     results = work_dir / "results.json"
     test = ["test.py", str(config), str(best), "--out", str(results), *common]
     _run(options, test, f"   {method} test", work_dir / "test.log", console)
     found = json.loads(results.read_text())
     metrics, count = found["metrics"], int(found["metrics"]["target/N"])
     low, high = accuracy_interval(metrics["target/top1"], count)
-    epoch = int(_EPOCHS.search(best.name).group(1))
     row = {
         "method": _name(config),
         "fused top1": 100 * metrics["target/top1"],
@@ -172,49 +155,7 @@ def _name(config: Path) -> str:
 def _run(
     options: DemoOptions, command: list[str], title: str, log: Path, console: Console
 ) -> None:
-    """Runs one of the tools, keeps its output and follows its progress."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    full = [sys.executable, str(options.repo / "tools" / command[0]), *command[1:]]
-    columns = [
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        TextColumn("{task.fields[at]}"),
-        TimeElapsedColumn(),
-    ]
-    with (
-        open(log, "w") as file,
-        Progress(*columns, console=console) as progress,
-        subprocess.Popen(
-            full,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        ) as process,
-    ):
-        task = progress.add_task(title, total=None, at="")
-        epochs = options.epochs
-        for line in process.stdout:
-            file.write(line)
-            if found := re.search(r"max_epochs\s*=\s*(\d+)", line):
-                epochs = epochs or int(found.group(1))
-            if (found := _STEP.search(line)) and epochs:
-                epoch, step, steps = map(int, found.groups())
-                progress.update(
-                    task,
-                    total=epochs * steps,
-                    completed=(epoch - 1) * steps + step,
-                    at=f"epoch {epoch}/{epochs}",
-                )
-        total = progress.tasks[0].total or 1
-        progress.update(task, total=total, completed=total)
-    if process.returncode != 0:
-        tail = "\n".join(log.read_text().splitlines()[-15:])
-        raise DemoError(
-            f"{' '.join(full)}\nended with code {process.returncode}; its output is "
-            f"in {log} and ends with:\n{tail}"
-        )
+    run_tool(options.repo, command, title, log, console, options.threads)
 
 
 def _print_table(

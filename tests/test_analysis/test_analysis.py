@@ -9,6 +9,7 @@ from PIL import Image
 from mmaction_mbcd.analysis.curves import plot_curves, read_curves
 from mmaction_mbcd.analysis.statistics import accuracy_interval
 from mmaction_mbcd.experiments import demo
+from mmaction_mbcd.experiments.running import RunError
 
 
 @pytest.mark.parametrize(
@@ -70,5 +71,5 @@ def test_a_failing_command_of_the_demo_shows_the_end_of_its_output(tmp_path, rep
         synth=dict(train_per_class=1, test_per_class=1),
         cfg_options=["model.neck.mode=nonsense"],
     )
-    with pytest.raises(demo.DemoError, match="mode must be adaptive, fixed or none"):
+    with pytest.raises(RunError, match="mode must be adaptive, fixed or none"):
         demo.run_demo(options)

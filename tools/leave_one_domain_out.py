@@ -1,0 +1,111 @@
+"""Every domain as the unseen one, in turn: trains, selects, tests, tabulates.
+
+``python tools/leave_one_domain_out.py CONFIG [options]``. Options that it does not
+know are handed to tools/train.py and tools/test.py alike. Run it again to continue:
+what is finished is kept, what was interrupted is resumed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+from mmaction_mbcd import cli
+from mmaction_mbcd.experiments.leave_one_out import (
+    Benchmark,
+    print_summary,
+    run_benchmark,
+)
+from mmaction_mbcd.experiments.running import RunError
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; unknown options are the tools'."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s CONFIG [options] [options of train.py and test.py]",
+        description=__doc__.splitlines()[0],
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--data-root", help="folder of the dataset")
+    parser.add_argument(
+        "--domains",
+        nargs="+",
+        metavar="DOMAIN",
+        default=[],
+        help="only these targets (with --single-source: sources); default: all",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument(
+        "--single-source",
+        action="store_true",
+        help="train on one domain and test on each other one",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="default: work_dirs/<dataset>/<config>_benchmark"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    args, args.rest = parser.parse_known_args(argv)
+    return args
+
+
+def build_benchmark(args: argparse.Namespace) -> Benchmark:
+    """The benchmark; the dataset is asked for its domains."""
+    options = list(args.rest)
+    if args.data_root:
+        options = ["--data-root", args.data_root, *options]
+    for name in ("--target", "--sources", "--seed", "--work-dir"):
+        if name in options:
+            raise cli.UsageError(f"{name} is set by this tool for each run")
+    out = args.out
+    if out is None:
+        name = Path(args.config).stem
+        if "--modalities" in options:
+            rest = options[options.index("--modalities") + 1 :]
+            end = next((i for i, x in enumerate(rest) if x.startswith("-")), len(rest))
+            name += "_" + "-".join(rest[:end])
+        name += "_single_source" if args.single_source else ""
+        folder = Path(args.config).resolve().parent.name
+        out = Path("work_dirs") / folder / f"{name}_benchmark"
+    return Benchmark(
+        repo=Path(__file__).resolve().parent.parent,
+        config=Path(args.config),
+        domains=cli.domains_of(args.config, args.data_root),
+        out=out,
+        chosen=args.domains,
+        seeds=args.seeds,
+        single_source=args.single_source,
+        options=options,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark."""
+    args = parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    with cli.one_line_errors():
+        benchmark = build_benchmark(args)
+        try:
+            runs = benchmark.runs()
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+    if args.dry_run:
+        for source, target, seed in runs:
+            console.print(f"{source or 'all others'} to {target or 'all others'}, "
+                          f"seed {seed}")  # fmt: skip
+        console.print(f"{len(runs)} runs, in {benchmark.out}; dry run, nothing started")
+        return 0
+    try:
+        table = run_benchmark(benchmark, console)
+    except (RunError, ValueError) as error:
+        print(f"leave_one_domain_out.py: error: {error}", file=sys.stderr)
+        return 1
+    print_summary(benchmark, table, console)
+    console.print(f"   table: {benchmark.out / 'results.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
