@@ -25,7 +25,9 @@ LEAVES = sorted(
     for p in ROOT.rglob("*.py")
     if "_base_" not in p.parts
 )
-METHODS = sorted(p.stem for p in (ROOT / "_base_" / "methods").glob("*.py"))
+METHODS = sorted(
+    p.stem for p in (ROOT / "_base_" / "methods").glob("*.py") if p.stem != "cmrf_hac"
+)
 TARGETS = dict(
     synth_action="sketch", hac="cartoon", epic_kitchens="D3", own_videos="studio"
 )
@@ -169,10 +171,13 @@ def test_a_training_and_an_evaluation_step(leaf, trees, tmp_path):
 def test_every_method_has_a_leaf_that_only_combines(dataset):
     """Ablations of the paper are for its own datasets and the synthetic one."""
     leaves = {p.stem: p.read_text() for p in (ROOT / dataset).glob("*.py")}
-    wanted = [m for m in METHODS if dataset != "own_videos" or "_" not in m]
+    ablations = ("table", "mbcd_")
+    wanted = [
+        m for m in METHODS if dataset != "own_videos" or not m.startswith(ablations)
+    ]
     assert set(wanted) <= set(leaves)
     for method in wanted:
-        assert f"methods/{method}.py" in leaves[method]
+        assert f"methods/{method}" in leaves[method]
         assert "_base_.method.model" in leaves[method]
 
 

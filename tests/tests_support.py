@@ -1,9 +1,11 @@
 """Comparisons that several tests share."""
 
 import importlib.util
+import socket
 from pathlib import Path
 
 import torch
+import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,3 +50,31 @@ def load_tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def final_state(folder, epoch=4):
+    """The last checkpoint, and what is known about the best."""
+    checkpoint = torch.load(folder / f"epoch_{epoch}.pth")
+    info = dict(checkpoint["message_hub"]["runtime_info"])
+    return checkpoint, {k: info[k] for k in ("best_score", "resume_validated_epoch")}
+
+
+def compare_runs(whole, resumed):
+    """Two folders hold the same final and the same best weights, to the bit."""
+    (a, best_a), (b, best_b) = final_state(whole), final_state(resumed)
+    assert a.keys() == b.keys()
+    for part in {"state_dict", "ema_state_dict", "optimizer"} & a.keys():
+        assert_same_trees(a[part], b[part], part)
+    assert best_a == best_b
+    names = [{p.name for p in d.glob("best_*.pth")} for d in (whole, resumed)]
+    assert names[0] == names[1] and len(names[0]) == 1
+    best = [torch.load(next(d.glob("best_*.pth"))) for d in (whole, resumed)]
+    assert_same_trees(best[0]["state_dict"], best[1]["state_dict"])
+
+
+def start_two(function, *args):
+    """Runs ``function(rank, port, *args)`` in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(function, (port, *args), nprocs=2, start_method="spawn")

@@ -35,7 +35,8 @@ MBCD = [
 class ToyDataset:
     """Random inputs with noise drawn as the real datasets draw augmentations."""
 
-    def __init__(self, count=24, train=True, classes=3):
+    def __init__(self, count=24, train=True, classes=3, views=1):
+        self.views = views
         self.inputs, self.samples = toy_batch(count=count, dtype=torch.float32)
         self.train = train
         self.metainfo = dict(classes=[f"c{i}" for i in range(classes)])
@@ -44,12 +45,18 @@ class ToyDataset:
         return len(self.samples)
 
     def __getitem__(self, index):
+        views = [self.view(index, view) for view in range(self.views)]
+        return views if self.views > 1 else views[0]
+
+    def view(self, index, view):
         inputs = {m: x[index].clone() for m, x in self.inputs.items()}
         if self.train:
-            with seeded(*index.entropy, int(index)):
+            with seeded(*index.entropy, int(index), view):
                 for m in inputs:
                     inputs[m] += 0.1 * float(np.random.rand())
-        return dict(inputs=inputs, data_samples=copy.deepcopy(self.samples[index]))
+        sample = copy.deepcopy(self.samples[index])
+        sample.set_metainfo(dict(view=view))
+        return dict(inputs=inputs, data_samples=sample)
 
 
 @MODELS.register_module()

@@ -93,7 +93,9 @@ class MultiModalRecognizer(BaseModel):
             before fusion (eq. 5). ``scope`` is a regular expression on
             ``<modality>.<parameter>``; ``bn_second_pass='shared'`` lets the second
             pass update BatchNorm statistics too, as the published code does.
-        objectives: Configs of the losses.
+        objectives: Configs of the losses, in the order in which they run.
+        extra_objectives: More of them, behind those of the method: what is put on top
+            of it.
         num_domains: Number of source domains, for the objectives that discriminate
             them.
         data_preprocessor: Config, usually ``MultiModalDataPreprocessor``.
@@ -115,6 +117,7 @@ class MultiModalRecognizer(BaseModel):
         probe: bool = False,
         inner_step: dict | None = None,
         objectives: Sequence[dict] | None = None,
+        extra_objectives: Sequence[dict] = (),
         num_domains: int | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
@@ -142,7 +145,10 @@ class MultiModalRecognizer(BaseModel):
         )
         self.objectives = ModuleList(
             self._build_objective(objective, channels)
-            for objective in objectives or [dict(type="ClassificationObjective")]
+            for objective in (
+                *(objectives or [dict(type="ClassificationObjective")]),
+                *extra_objectives,
+            )
         )
         self.inner_step = None
         if inner_step is not None:

@@ -1,20 +1,12 @@
 """Two gloo processes equal one process with the whole batch."""
 
 import copy
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from ddp_worker import absent_worker, model_and_teacher, train, worker
-
-
-def start_two(function, *args):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(function, (port, *args), nprocs=2, start_method="spawn")
+from tests_support import start_two
 
 
 def run_two(tmp_path, order, sync, accumulate=1):

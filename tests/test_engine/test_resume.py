@@ -7,26 +7,8 @@ import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import Hook
 
-from tests_support import assert_same_trees
+from tests_support import assert_same_trees, compare_runs
 from toy_runner import ToyDataset, hook_of, run_toy
-
-
-def final_state(folder, epoch=4):
-    checkpoint = torch.load(folder / f"epoch_{epoch}.pth")
-    info = dict(checkpoint["message_hub"]["runtime_info"])
-    return checkpoint, {k: info[k] for k in ("best_score", "resume_validated_epoch")}
-
-
-def compare(whole, resumed):
-    (a, best_a), (b, best_b) = final_state(whole), final_state(resumed)
-    for part in ("state_dict", "ema_state_dict", "optimizer"):
-        assert_same_trees(a[part], b[part], part)
-    assert best_a == best_b
-    names = [{p.name for p in d.glob("best_*.pth")} for d in (whole, resumed)]
-    assert names[0] == names[1] and len(names[0]) == 1
-    best = [torch.load(next(d.glob("best_*.pth"))) for d in (whole, resumed)]
-    assert_same_trees(best[0]["state_dict"], best[1]["state_dict"])
-
 
 BY_STEP = dict(
     type="ResumableCheckpointHook",
@@ -74,7 +56,7 @@ def test_a_stopped_run_continues_to_the_bit(tmp_path, stop, checkpoint, workers)
     if checkpoint:
         for folder in (whole, resumed):
             (folder / "iter_24.pth").rename(folder / "epoch_4.pth")
-    compare(whole, resumed)
+    compare_runs(whole, resumed)
 
 
 def test_a_stop_within_an_accumulation_keeps_its_gradients(tmp_path):
@@ -90,7 +72,7 @@ def test_a_stop_within_an_accumulation_keeps_its_gradients(tmp_path):
     run_toy(resumed, **options, resume=True)
     for folder in (whole, resumed):
         (folder / "iter_24.pth").rename(folder / "epoch_4.pth")
-    compare(whole, resumed)
+    compare_runs(whole, resumed)
 
 
 def test_a_run_without_a_seed_resumes_with_the_one_it_drew(tmp_path):

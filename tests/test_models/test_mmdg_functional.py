@@ -67,7 +67,11 @@ def finite_gradient(function, *inputs):
 
 
 def test_pairs_in_declared_order():
-    assert F.modality_pairs(["a", "b", "c"], "x") == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert F.modality_pairs(["a", "b", "c"], "x") == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
     with pytest.raises(ValueError, match=r"Frob compares.*two; got \['video'\]"):
         F.modality_pairs(["video"], "Frob")
 
@@ -188,8 +192,12 @@ def contrastive_reference(embeddings, labels, present, tau, tau_0):
     total = 0.0
     for i, (e, y) in enumerate(anchors):
         others = [a for j, a in enumerate(anchors) if j != i]
-        scores = [sum(a * b for a, b in zip(e, o, strict=True)) / tau for o, _ in others]
-        positives = [s for s, (_, label) in zip(scores, others, strict=True) if label == y]
+        scores = [
+            sum(a * b for a, b in zip(e, o, strict=True)) / tau for o, _ in others
+        ]
+        positives = [
+            s for s, (_, label) in zip(scores, others, strict=True) if label == y
+        ]
         if positives:
             log_sum = math.log(sum(math.exp(s) for s in scores))
             total += sum(s - log_sum for s in positives) / len(positives)
@@ -323,7 +331,9 @@ def test_entropy_weights_are_not_detached():
         return F.entropy_weights({"a": a, "b": b}, present)["a"]
 
     assert gradcheck(first, (leaf(rand(3, 4)), leaf(rand(3, 4))))
-    _, (gradient, _) = finite_gradient(lambda a, b: first(a, b).sum(), rand(3, 4), rand(3, 4))
+    _, (gradient, _) = finite_gradient(
+        lambda a, b: first(a, b).sum(), rand(3, 4), rand(3, 4)
+    )
     assert gradient[:2].abs().max() > 0 and (gradient[2] == 0).all()
 
 
@@ -613,9 +623,22 @@ def test_spectral_entropy_by_hand():
     expected = 0.36 * math.log(0.36) + 0.64 * math.log(0.64)
     close(F.negative_spectral_entropy(z), expected, rel=1e-8)
     # Four equal directions: -log 4; one direction: 0.
-    close(F.negative_spectral_entropy(2 * torch.eye(4).double()), -math.log(4), rel=1e-8)
+    close(
+        F.negative_spectral_entropy(2 * torch.eye(4).double()), -math.log(4), rel=1e-8
+    )
     assert abs(F.negative_spectral_entropy(torch.ones(4, 3).double())) < 1e-9
     assert F.negative_spectral_entropy(torch.zeros(3, 2)) == 0
+
+
+@pytest.mark.parametrize(("small", "kept"), [(1.5e-6, True), (0.7e-6, False)])
+def test_spectral_entropy_cuts_eigenvalues_off(small, kept):
+    # Eigenvalues 1 and ``small`` of the two present rows, over N = 2, not 4.
+    z = torch.zeros(4, 3, dtype=torch.float64)
+    z[0, 0], z[2, 1] = math.sqrt(2), math.sqrt(2 * small)
+    share = small / (1 + small)
+    expected = share * math.log(share) + (1 - share) * math.log(1 - share)
+    value = F.negative_spectral_entropy(z, mask(4, {0, 2})).item()
+    assert value == pytest.approx(kept * expected, rel=1e-3, abs=2e-10)
 
 
 def test_spectral_entropy_admits_no_noise_in_float32():
@@ -696,9 +719,11 @@ def test_correlation_log_volume_gradients(eps):
     assert torch.allclose(got, expected, rtol=1e-8, atol=1e-10)
 
 
-def test_a_channel_that_is_constant_up_to_rounding_has_no_gradient():
-    z = torch.randn(6, 3)
-    z[:, 1] = 0.1 * 3  # its mean in float32 differs from it by one unit
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_channel_that_is_constant_up_to_rounding_has_no_gradient(dtype):
+    z = torch.randn(6, 3, dtype=dtype)
+    z[:, 1] = 0.3
+    z[0, 1] = torch.nextafter(z[0, 1], torch.tensor(1.0, dtype=dtype))
     _, (gradient,) = finite_gradient(F.correlation_log_volume, z)
     assert (gradient[:, 1] == 0).all() and gradient.abs().max() < 100
     z[0, 1] += 1e-5  # a real difference counts

@@ -1,0 +1,6 @@
+"""GMP on top of CMRF, on HAC."""
+
+_base_ = ["./cmrf.py", "../_base_/add_ons/gmp.py"]
+method = dict(name="CMRF + GMP")
+model = dict(extra_objectives={{_base_.gmp}})
+optim_wrapper = dict(type="MBCDOptimWrapper")

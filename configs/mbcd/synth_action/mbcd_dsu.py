@@ -1,0 +1,5 @@
+"""MBCD with its published code's feature noise, on the synthetic actions."""
+
+_base_ = ["./mbcd.py", "../_base_/add_ons/dsu.py"]
+method = dict(name="MBCD + DSU")
+model = dict(encoders={{_base_.dsu}})

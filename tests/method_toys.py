@@ -1,0 +1,55 @@
+"""Every method's config at toy size, for tests in process and in two processes."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from toys import toy_config
+
+ROOT = Path(__file__).parent.parent / "configs" / "mbcd" / "synth_action"
+METHODS = sorted(
+    p.stem for p in ROOT.glob("*.py") if not p.stem.startswith(("table", "mbcd_second"))
+)
+NAMES = ("video", "audio", "flow")
+
+
+def shrunk(part):
+    """A config with small hidden layers and no dropout."""
+    if isinstance(part, dict):
+        part = {k: shrunk(v) for k, v in part.items()}
+        for key, value in dict(
+            hidden_channels=16, out_channels=8, permutations=6, neighbours=3
+        ).items():
+            if isinstance(part.get(key), int):
+                part[key] = value
+        return part
+    if isinstance(part, (list, tuple)):
+        return [shrunk(x) for x in part]
+    return part
+
+
+def method_config(method):
+    """The leaf's whole config as plain values."""
+    return Config.fromfile(ROOT / f"{method}.py").to_dict()
+
+
+def method_model(method, names=NAMES, **kwargs):
+    """The leaf's model with toy encoders, whose widths are multiples of four."""
+    model = shrunk(method_config(method)["model"])
+    parts = (
+        "norm neck unimodal_head probe inner_step objectives extra_objectives "
+        "num_domains fused_head"
+    ).split()
+    config = toy_config(names, batchnorm=True, **{
+        key: model[key] for key in parts if key in model
+    })  # fmt: skip
+    for i, (m, encoder) in enumerate(config["encoders"].items()):
+        encoder["backbone"]["width"] = 8 + 4 * i
+        if "dsu" in model["encoders"].get(m, {}):
+            encoder["dsu"] = model["encoders"][m]["dsu"]
+    return config | kwargs
+
+
+def views_of(method):
+    """Views of a training clip that the leaf asks for."""
+    return method_config(method)["train_dataloader"]["dataset"].get("views", 1)

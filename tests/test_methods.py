@@ -1,0 +1,137 @@
+"""Every method trains, resumes, runs in two processes and in half precision."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from mmaction.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from method_toys import METHODS, NAMES, method_config, method_model, views_of
+from method_worker import batch_of, method_worker, step
+from tests_support import compare_runs, gradients, start_two
+from toy_runner import hook_of, run_toy
+from toys import total, toy_batch
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope("mmaction")
+
+
+def options_of(method):
+    """What a toy run of the method needs, its hooks sped up for 24 steps."""
+    cfg = method_config(method)
+    hooks = [dict(hook) for hook in cfg.get("custom_hooks") or []]
+    for hook in hooks:
+        if hook.get("begin_iter"):
+            hook["begin_iter"] = 5
+        elif hook.get("beta"):
+            hook["beta"] = 0.9
+    wrapper = dict(cfg["optim_wrapper"], optimizer=dict(type="Adam", lr=0.01))
+    views = views_of(method)
+    return dict(
+        model=method_model(
+            method,
+            ("video", "audio"),
+            data_preprocessor=dict(type="ToyPreprocessor"),
+        ),
+        optim_wrapper=wrapper,
+        train_dataloader__collate_fn=dict(type="collate_views"),
+        train_dataloader__dataset=dict(type="ToyDataset", views=views),
+        custom_hooks=[*hooks, dict(type="Trace")],
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stopped_run_continues_to_the_bit(tmp_path, method):
+    options = options_of(method)
+    by_step = dict(
+        type="ResumableCheckpointHook", by_epoch=False, interval=4, max_keep_ckpts=2,
+        save_best="source/top1", rule="greater",
+    )  # fmt: skip
+    options["default_hooks__checkpoint"] = by_step
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    trace = hook_of(run_toy(whole, **options), "Trace")
+    assert len(trace.steps) == 24 and all(math.isfinite(s[3]) for s in trace.steps)
+    stopping = [*options["custom_hooks"][:-1], dict(type="Trace", stop_at=9)]
+    run_toy(resumed, **options | dict(custom_hooks=stopping))
+    second = hook_of(run_toy(resumed, **options, resume=True), "Trace")
+    assert second.steps == trace.steps[8:]
+    for folder in (whole, resumed):
+        (folder / "iter_24.pth").rename(folder / "epoch_4.pth")
+    compare_runs(whole, resumed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_parameter_gets_a_gradient_and_bfloat16_agrees(method):
+    model, teacher = step(method)
+    seen = {n: False for n, p in model.named_parameters() if p.requires_grad}
+    for seed in range(6):
+        losses = model.loss(*batch_of(method, seed))
+        model.zero_grad()
+        total(losses).backward()
+        found = gradients(model)
+        assert found.keys() == seen.keys()  # DistributedDataParallel needs all
+        for name, gradient in found.items():
+            assert torch.isfinite(gradient).all(), name
+            seen[name] |= bool(gradient.any())
+    assert all(seen.values()), [n for n, any_ in seen.items() if not any_]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(1)
+        half = model.loss(*batch_of(method, 7))
+    model.zero_grad()
+    total(half).backward()
+    assert all(torch.isfinite(g).all() for g in gradients(model).values())
+    torch.manual_seed(1)
+    full = model.loss(*batch_of(method, 7))
+    assert half.keys() == full.keys()
+    for key in full:
+        if "loss" in key:  # bfloat16 has 8 bits: 0.4 % an operation
+            a, b = half[key].item(), full[key].item()
+            assert a == pytest.approx(b, rel=0.1, abs=0.1), key
+    assert teacher is not None
+
+
+def test_two_processes(tmp_path):
+    """Each sees its own half; weights stay equal and nothing waits for ever."""
+    start_two(method_worker, str(tmp_path))
+    for method in METHODS:
+        first, second = (torch.load(tmp_path / f"{method}_{r}.pt") for r in range(2))
+        moved = False
+        for name, value in first["state"].items():
+            assert torch.isfinite(value).all(), (method, name)
+            if name in first["parameters"]:
+                assert torch.equal(value, second["state"][name]), (method, name)
+                moved |= not torch.equal(value, first["start"][name])
+        assert moved, method
+        assert first["logs"].keys() == second["logs"].keys()
+
+
+ORDERS = [
+    order
+    for size in (1, 2, 3)
+    for order in itertools.permutations(("video", "audio", "flow"), size)
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+def test_training_and_evaluation_see_the_same_logits(order):
+    """The published GMP trains with v,f,a and evaluates with v,a,f: permuted inputs."""
+    config = method_model("erm", NAMES, modalities=list(order))
+    config["fused_head"] = dict(config["fused_head"], dropout=0.0)
+    for encoder in config["encoders"].values():
+        encoder["backbone"]["norm"] = False
+    torch.manual_seed(0)
+    model = MODELS.build(config).double().train()
+    seen = []
+    model.fused_head.register_forward_hook(lambda *args: seen.append(args[2].detach()))
+    inputs, samples = toy_batch(NAMES)
+    model.loss(inputs, samples)
+    model.eval()
+    scores = torch.stack([s.pred_score for s in model.predict(inputs, samples)])
+    shuffled = {m: inputs[m] for m in reversed(NAMES)}  # of the batch, not the model
+    tensor = model(shuffled, samples, mode="tensor")
+    assert torch.equal(seen[0], tensor) and torch.equal(seen[0], seen[1])
+    assert torch.allclose(scores, seen[0].softmax(1), atol=1e-12)
