@@ -280,7 +280,9 @@ def draw_permutations(count: int, items: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[int, ...], None] = {}
     while len(found) < count:
-        found[tuple(torch.randperm(items, generator=generator, device="cpu").tolist())] = None
+        # On the CPU whatever the default device, as the generator is.
+        order = torch.randperm(items, generator=generator, device="cpu")
+        found[tuple(order.tolist())] = None
     return torch.tensor(list(found))
 
 

@@ -27,6 +27,7 @@ from mmaction_mbcd.preparation.flow import (
     optical_flow,
     raft_flow,
     resized_size,
+    write_videos,
 )
 
 BOUND = 8.0
@@ -153,6 +154,18 @@ def test_files_hold_the_quantised_flow_of_an_estimator_called_by_hand(tmp_path):
         error = np.abs(pixels - np.stack(expected))
         assert error.mean() < tolerance
         assert np.quantile(error, 0.99) <= 3
+
+
+def test_videos_give_the_grey_values_back_without_a_bias(tmp_path):
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 32, 256))
+    pairs = np.stack([ramp, ramp[:, :, ::-1]], axis=-1)
+    targets = tmp_path / "x", tmp_path / "y"
+    assert write_videos(targets, iter(pairs), Fraction(10)) == 3
+    error = read_pair(*targets).astype(int) - pairs
+    assert np.abs(error).max() == 1  # 256 values on 220 levels
+    assert np.abs(error).mean() < 0.16 and abs(error.mean()) < 0.02
+    assert (error[:, :, 128, 0] == 0).all()
+    assert write_videos(targets, iter([]), Fraction(10)) == 0
 
 
 @pytest.mark.parametrize("bound", [1.0, 8.0, 20.0])

@@ -52,7 +52,8 @@ class Faulty(Extraction):
         if text == "die":
             os._exit(9)
         if text.startswith("sleep"):
-            source.with_suffix(".pid").write_text(str(os.getpid()))
+            source.with_suffix(".tmp").write_text(str(os.getpid()))
+            source.with_suffix(".tmp").rename(source.with_suffix(".pid"))
             time.sleep(float(text.split()[1]))
         targets[1].write_text(self.mark + text)
 '''

@@ -28,4 +28,10 @@ method = dict(
     # It lends the loss scale to GMP's own gradients; no inner step is taken.
     optim_wrapper=dict(type="MBCDOptimWrapper"),
     custom_hooks=[],
+    # As the authors' code ran it, for the leaves below published/.
+    published=dict(
+        train_cfg=dict(max_epochs=15),
+        optim_wrapper=dict(optimizer=dict(weight_decay=0)),
+        param_scheduler=[],
+    ),
 )

@@ -19,4 +19,15 @@ method = dict(
     ),
     optim_wrapper=dict(type="MBCDOptimWrapper", inner_lr=1e-4, order=1),
     custom_hooks=[dict(type="TeacherEMAHook", beta=0.999)],
+    # As its published code ran it, for the leaves below published/.
+    published=dict(
+        model=dict(
+            inner_step=dict(bn_second_pass="shared"),
+            encoders=dict(
+                video=dict(stem_norm_eval=False, dsu=0.5),
+                audio=dict(stem_norm_eval=False, dsu=0.5),
+                flow=dict(stem_norm_eval=False, dsu=0.5),
+            ),
+        ),
+    ),
 )

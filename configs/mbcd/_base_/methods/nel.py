@@ -32,4 +32,10 @@ method = dict(
     optim_wrapper=dict(type="OptimWrapper"),
     custom_hooks=[],
     train_dataloader=dict(dataset=dict(views=2)),
+    # As the authors' code ran it, for the leaves below published/.
+    published=dict(
+        train_cfg=dict(max_epochs=15),
+        optim_wrapper=dict(),
+        param_scheduler=[dict(type="CosineAnnealingLR", T_max=15, eta_min=1e-6)],
+    ),
 )

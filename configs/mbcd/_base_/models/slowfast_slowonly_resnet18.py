@@ -76,5 +76,9 @@ model = dict(
     fused_head=dict(type="MLPHead"),
 )
 
+# Leaves below published/: BatchNorm of the frozen stems of video and flow follows the
+# batches there, audio's does not.
+drifting_stems = dict(video=dict(stem_norm_eval=False), flow=dict(stem_norm_eval=False))
+
 # Parts of the above, not settings of their own.
 del _pathway

@@ -1,0 +1,7 @@
+"""GMP on EPIC-Kitchens as published code ran it; see docs/methods.md."""
+
+_base_ = "../gmp.py"
+model = dict(encoders={{_base_.drifting_stems}})
+train_cfg = {{_base_.method.published.train_cfg}}
+optim_wrapper = {{_base_.method.published.optim_wrapper}}
+param_scheduler = {{_base_.method.published.param_scheduler}}

@@ -1,0 +1,4 @@
+"""ERM on HAC as published code ran it; see docs/methods.md."""
+
+_base_ = "../erm.py"
+model = dict(encoders={{_base_.drifting_stems}})

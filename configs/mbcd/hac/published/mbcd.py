@@ -1,0 +1,4 @@
+"""MBCD on HAC as published code ran it; see docs/methods.md."""
+
+_base_ = "../mbcd.py"
+model = {{_base_.method.published.model}}

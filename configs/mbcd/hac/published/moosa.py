@@ -1,0 +1,4 @@
+"""MOOSA on HAC as published code ran it; see docs/methods.md."""
+
+_base_ = "../moosa.py"
+model = dict(encoders={{_base_.drifting_stems}})

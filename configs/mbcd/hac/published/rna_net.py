@@ -1,0 +1,4 @@
+"""RNA-Net on HAC as published code ran it; see docs/methods.md."""
+
+_base_ = "../rna_net.py"
+model = dict(encoders={{_base_.drifting_stems}})

@@ -1,0 +1,61 @@
+"""Check all files of a data set before training on it.
+
+Example:
+    python tools/data/check.py configs/mbcd/hac/mbcd.py --csv problems.csv
+    python tools/data/check.py configs/mbcd/hac/mbcd.py --quick --allow silent
+
+Reads what the config's train, val and test datasets will read and lists every file that
+is missing, empty, cut off, unreadable, silent or too short; see
+``mmaction_mbcd/preparation/check.py`` for what these mean. Exit code 0: nothing is
+wrong, 1: something is, 2: the config or the command line is.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+from mmaction_mbcd import cli
+from mmaction_mbcd.preparation.check import KINDS, check
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s CONFIG [options]",
+        description=__doc__.splitlines()[0],
+        epilog="Those options of tools/train.py that choose data choose it here too; "
+        "--work-dir and --launcher have no effect.",
+    )
+    parser.add_argument("config", help="config file")
+    cli.add_common_options(parser)
+    parser.add_argument(
+        "--workers", type=int, help="processes that read (default: one for each core)"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="list every problem here")
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        default=[],
+        choices=KINDS,
+        metavar="KIND",
+        help=f"report, but do not fail because of: {', '.join(KINDS)}",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="existence, headers and indices only; decode nothing",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; its exit code."""
+    args = parse_args(argv)
+    with cli.one_line_errors():
+        cfg = cli.load_config(args)
+        return check(cfg, args.workers, args.quick, args.allow, args.csv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

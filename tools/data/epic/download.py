@@ -1,0 +1,87 @@
+r"""Fetch the frames and flow of EPIC-Kitchens that the MM-SADA splits use.
+
+Example:
+    python tools/data/epic/download.py data/epic --splits DOWNLOADED_SPLITS --dry-run
+    python tools/data/epic/download.py data/epic --splits DOWNLOADED_SPLITS
+    python tools/data/epic/download.py data/epic --splits DOWNLOADED_SPLITS \
+        --parts --audio-zip EPIC-KITCHENS-audio.zip
+
+It makes ``{rgb,flow}/{train,test}/D1/P08_01/``, as ``EPICKitchensDataset`` reads it,
+where train and test are MM-SADA's. Run it again after any interruption: it goes on.
+
+The data's terms are EPIC-Kitchens' own; please read them on
+https://epic-kitchens.github.io. The server could not be tried when this was written:
+``--dry-run --sizes`` asks it for every file first. ``--base-url`` names a mirror.
+
+EPIC-Kitchens publishes no sound files. Either take a zip that has a ``P08_01.wav`` per
+video (``--audio-zip``), or make them from the videos with
+``tools/data/extract_audio.py``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS
+from mmaction_mbcd.preparation.download import (
+    EPIC_PARTS,
+    EPIC_URL,
+    add_options,
+    download_epic,
+    exit_code,
+    options_of,
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_root", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--splits",
+        type=Path,
+        help="folder of D{1,2,3}_{train,test}.{csv,pkl} (default: "
+        "DATA_ROOT/MM-SADA_Domain_Adaptation_Splits)",
+    )
+    parser.add_argument(
+        "--domains", nargs="+", choices=list(PARTICIPANTS), default=list(PARTICIPANTS)
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        default=list(EPIC_PARTS),
+        metavar="PART",
+        help="rgb flow; nothing after it for the sound only",
+    )
+    parser.add_argument("--base-url", default=EPIC_URL, metavar="URL")
+    parser.add_argument(
+        "--audio-zip", type=Path, metavar="FILE", help="a zip of wavs, to be unpacked"
+    )
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="keep the tars after unpacking"
+    )
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
+    args = parse_args(argv)
+    folder = args.data_root / "MM-SADA_Domain_Adaptation_Splits"
+    return exit_code(
+        lambda: download_epic(
+            args.data_root,
+            args.splits or folder,
+            args.domains,
+            args.parts,
+            args.base_url,
+            args.audio_zip,
+            options_of(args),
+            args.dry_run,
+            args.sizes,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Fetch Human-Animal-Cartoon from the Hugging Face Hub and check that it is complete.
+
+Example:
+    python tools/data/hac/download.py data/hac --dry-run
+    python tools/data/hac/download.py data/hac
+
+It lists the files of the dataset's repository, fetches them, unpacks the archives among
+them and brings everything into the layout that ``HACDataset`` reads. A token in
+``HF_TOKEN`` is sent to the endpoint's host only. Run it again after any interruption:
+it goes on. The server could not be tried when this was written.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmaction_mbcd.preparation.download import (
+    HAC_ENDPOINT,
+    HAC_REPO,
+    add_options,
+    download_hac,
+    exit_code,
+    options_of,
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_root", type=Path, help="folder of the data set")
+    parser.add_argument("--repo", default=HAC_REPO, metavar="OWNER/NAME")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit")
+    parser.add_argument(
+        "--endpoint", default=HAC_ENDPOINT, metavar="URL", help="the Hub or a mirror"
+    )
+    parser.add_argument(
+        "--exclude",
+        nargs="*",
+        default=["*epic*"],
+        metavar="PATTERN",
+        help="files to leave out (default: *epic*, the sounds of EPIC-Kitchens)",
+    )
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="keep archives after unpacking"
+    )
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
+    args = parse_args(argv)
+    return exit_code(
+        lambda: download_hac(
+            args.data_root,
+            args.repo,
+            args.revision,
+            args.endpoint,
+            args.exclude,
+            options_of(args),
+            args.dry_run,
+            args.sizes,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Fetch the pretrained weights that the paper starts from.
+
+Example:
+    python tools/data/weights/download.py
+    python tools/data/weights/download.py checkpoints --only video audio
+
+SlowFast-R101 for video and SlowOnly-R50 for flow are MMAction2's, ResNet-18 for audio
+is VGGSound's; the configs look for them in ``checkpoints/``. MMAction2 publishes the
+first digits of the SHA-256, which are checked. VGGSound publishes none: the tool prints
+what it got. The servers could not be tried when this was written.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmaction_mbcd.preparation.download import (
+    WEIGHTS,
+    add_options,
+    download_weights,
+    exit_code,
+    options_of,
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("checkpoints"), help="checkpoints"
+    )
+    parser.add_argument("--only", nargs="+", choices=list(WEIGHTS))
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
+    args = parse_args(argv)
+    return exit_code(
+        lambda: download_weights(
+            args.folder,
+            args.only or list(WEIGHTS),
+            options_of(args),
+            args.dry_run,
+            args.sizes,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
