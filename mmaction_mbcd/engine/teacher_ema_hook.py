@@ -125,7 +125,17 @@ class TeacherEMAHook(EMAHook):
         self.src_model.bind_teacher(teacher)
 
     def before_train(self, runner: Runner) -> None:
-        """Starts from the student's loaded weights, unless resumed."""
+        """Starts from the student's loaded weights, unless resumed.
+
+        Raises:
+            ValueError: If averaging would begin after the run's end.
+        """
+        if self.begin_iter > runner.max_iters:
+            raise ValueError(
+                f"TeacherEMAHook(begin_iter={self.begin_iter}) would begin to average "
+                f"after the run's last iteration, {runner.max_iters}: lower begin_iter "
+                "(--cfg-options custom_hooks.0.begin_iter=N), or train longer"
+            )
         super().before_train(runner)
         optimizer = getattr(runner.optim_wrapper, "optimizer", None)
         if optimizer is None:

@@ -380,6 +380,8 @@ class MultiModalRecognizer(BaseModel):
             )
             outputs.teacher_started = self._bound.started
         self._embed(outputs)
+        if any(objective.needs_domains for objective in self.objectives):
+            _check_domains(data_samples, self.num_domains)
         if any(objective.needs_theta for objective in self.objectives):
             outputs.theta = self._theta()
             if self._bound.inner_step is not None:
@@ -657,6 +659,19 @@ class MultiModalRecognizer(BaseModel):
             hit = (logits.argmax(1) == outputs.labels).float()
             accuracies[f"acc/{name}"] = functional.masked_mean(hit, present)
         return accuracies
+
+
+def _check_domains(data_samples: list, count: int | None) -> None:
+    """An objective reads domains: every training sample must be of a source."""
+    for sample in data_samples:
+        index = _metainfo(sample, "domain_index", -1)
+        if not 0 <= index < (count or 0):
+            raise ValueError(
+                f"sample {_metainfo(sample, 'sample_id', '?')!r} has domain_index "
+                f"{index}, but an objective tells {count} source domains apart: train "
+                "on sources only (use='train'), and set model.num_domains to their "
+                "number"
+            )
 
 
 def _metainfo(sample: Any, key: str, default: Any) -> Any:

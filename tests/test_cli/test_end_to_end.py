@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from method_toys import METHODS
 from tests_support import assert_same_trees
 
 HOST_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
@@ -341,3 +342,69 @@ class TestBadInput:
         )
         assert "needs optim_wrapper.type MBCDOptimWrapper" in message
         assert message.endswith("got OptimWrapper")
+
+
+def readme_code(repo, first_line):
+    """The README's code block that starts with a line."""
+    blocks = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(), re.S)
+    (block,) = [block for block in blocks if block.startswith(first_line)]
+    return block
+
+
+def test_the_readmes_own_method(repo, tiny_data, tmp_path):
+    """A loss in a file outside the package, through custom_imports."""
+    (tmp_path / "my_method.py").write_text(readme_code(repo, "# my_method.py"))
+    config = readme_code(repo, "# my_config.py").replace(
+        "configs/mbcd", str(repo / "configs" / "mbcd")
+    )
+    (tmp_path / "my_config.py").write_text(config)
+    done = run(
+        repo, "tools/train.py", tmp_path / "my_config.py", "--work-dir", tmp_path / "w",
+        *small(tiny_data), PYTHONPATH=str(tmp_path),
+    )  # fmt: skip
+    assert "loss_norm" in done.stdout + done.stderr
+    assert list((tmp_path / "w").glob("best_*.pth"))
+
+
+def short(method, data, **changes):
+    """``small`` for any method: CMRF's mean must start within six steps."""
+    if method.startswith("cmrf"):
+        changes["custom_hooks__0__begin_iter"] = 2
+    return small(data, **changes)
+
+
+def train_and_test(repo, method, data, folder):
+    """One method through both tools; the metrics."""
+    config = f"{CONFIGS}/{method}.py"
+    run(repo, "tools/train.py", config, "--work-dir", folder, "--seed", 0,
+        *short(method, data))  # fmt: skip
+    (best,) = folder.glob("best_*.pth")
+    out = folder / "results.json"
+    run(repo, "tools/test.py", config, best, "--out", out, "--work-dir", folder / "t",
+        *small(data))  # fmt: skip
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("method", ["cmrf", "nel", "moosa_gmp"])
+def test_the_families_through_the_command_line(repo, tiny_data, tmp_path, method):
+    """A running mean, two views, gradient modulation; plain ones and MBCD above."""
+    found = train_and_test(repo, method, tiny_data, tmp_path)
+    assert found["N"]["target"] == 18
+    assert 0 <= found["metrics"]["target/top1"] <= 1
+    # CMRF is evaluated by its student and reports the mean beside it.
+    assert ("teacher/target/top1" in found["metrics"]) == (method == "cmrf")
+    assert found["weights"] == ("student" if method == "cmrf" else None)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_through_the_command_line(repo, tiny_data, tmp_path, method):
+    """One epoch, a stop, the second by resuming, then the test."""
+    found = train_and_test(repo, method, tiny_data, tmp_path)
+    assert found["N"]["target"] == 18
+    again = short(method, tiny_data, train_cfg__max_epochs=2)
+    config = f"{CONFIGS}/{method}.py"
+    done = run(repo, "tools/train.py", config, "--work-dir", tmp_path, "--seed", 0,
+               "--resume", *again)  # fmt: skip
+    assert "resumed epoch: 1" in done.stdout + done.stderr
+    assert list(tmp_path.glob("epoch_2.pth"))

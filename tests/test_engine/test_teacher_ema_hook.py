@@ -296,3 +296,9 @@ def test_a_warm_up_averages_faster_at_first(tmp_path):
         teacher = {k: v + momentum * (student[k] - v) for k, v in teacher.items()}
     for name, p in hook_of(runner, EMA).ema_model.module.named_parameters():
         assert torch.allclose(p.double(), teacher[name], atol=5e-7), name
+
+
+def test_averaging_that_would_never_begin_is_refused(tmp_path):
+    hooks = [dict(type="TeacherEMAHook", beta=0.9, begin_iter=25), dict(type="Trace")]
+    with pytest.raises(ValueError, match="begin_iter=25.*last iteration, 24: lower"):
+        run_toy(tmp_path, custom_hooks=hooks)

@@ -312,3 +312,10 @@ def test_it_needs_unimodal_heads():
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="set model.unimodal_head"):
         model.loss(*toy_batch())
+
+
+def test_a_sample_of_no_source_domain_is_named():
+    inputs, samples = toy_batch()
+    samples[3].set_metainfo(dict(domain_index=-1))
+    with pytest.raises(ValueError, match="'toy3' has domain_index -1, but.*2 source"):
+        gmp().loss(inputs, samples)
