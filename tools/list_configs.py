@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         if args.protocol is not None:
+            # Each dataset would report its clips in both splits again and again.
+            MMLogger.get_current_instance().setLevel("WARNING")
             table = protocol(args.protocol, args.data_root)
             show(table, f"{args.protocol}: clips and steps", args.csv)
         else:

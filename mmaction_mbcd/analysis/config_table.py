@@ -1,5 +1,6 @@
 """What the configs resolve to: numbers that a reviewer compares with a paper."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,26 +74,30 @@ def protocol(config: Path, data_root: str | None = None) -> pd.DataFrame:
         base["data_root"] = data_root
     domains = DATASETS.get(base["type"]).describe(base["data_root"])["domains"]
 
-    def count(**choice: object) -> int:
-        return len(DATASETS.build(base | choice))
+    @functools.cache
+    def count(use: str, names: tuple[str, ...], eval_split: str = "full") -> int:
+        """Rows of a use; ``names`` are its sources, for a test its target."""
+        others = tuple(d for d in domains if d not in names)
+        sources, target = (others, names) if use == "test" else (names, others)
+        choice = dict(use=use, sources=sources, target=target, eval_split=eval_split)
+        return len(DATASETS.build(base | choice | dict(watch_target=False)))
 
     rows = []
-    multi = [([d for d in domains if d != target], target) for target in domains]
-    single = [([s], t) for s in domains for t in domains if t != s]
+    multi = [(tuple(d for d in domains if d != t), t) for t in domains]
+    single = [((s,), t) for s in domains for t in domains if t != s]
+    batch, drop_last = loader.batch_size, loader.get("drop_last", False)
     for sources, target in multi + (single if len(domains) > 2 else []):
-        domain = dict(sources=sources, target=target)
-        train = count(use="train", **domain)
-        batch = loader.batch_size
+        train = count("train", sources)
         rows.append(
             dict(
                 sources=" ".join(sources),
                 target=target,
                 N_train=train,
-                N_val=count(use="val", watch_target=False, **domain),
-                N_in_domain=count(use="in_domain", **domain),
-                N_test=count(use="test", eval_split="full", **domain),
-                N_test_only=count(use="test", eval_split="test", **domain),
-                steps=train // batch if loader.drop_last else -(-train // batch),
+                N_val=count("val", sources),
+                N_in_domain=count("in_domain", sources),
+                N_test=count("test", (target,)),
+                N_test_only=count("test", (target,), "test"),
+                steps=train // batch if drop_last else -(-train // batch),
             )
         )
     return pd.DataFrame(rows)
