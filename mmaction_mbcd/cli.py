@@ -53,6 +53,15 @@ def one_line_errors() -> Iterator[None]:
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that training and testing share."""
     parser.add_argument("--work-dir", help="folder of logs and checkpoints")
+    add_data_options(parser)
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that change the config, above all its data."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -81,16 +90,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help="the domains to train on (default: every domain but the target)",
     )
     parser.add_argument("--data-root", help="folder of the dataset")
-    parser.add_argument(
-        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Reads the config file and merges the options of :func:`add_common_options`."""
     require_file(args.config, "config")
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    os.environ.setdefault("LOCAL_RANK", str(getattr(args, "local_rank", 0)))
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -101,7 +106,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.target is not None or args.sources is not None:
         set_domains(cfg, args.target, args.sources)
     follow_dataset(cfg)
-    cfg.launcher = args.launcher
+    cfg.launcher = getattr(args, "launcher", "none")
     return cfg
 
 

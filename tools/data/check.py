@@ -22,13 +22,10 @@ from mmaction_mbcd.preparation.check import KINDS, check
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s CONFIG [options]",
-        description=__doc__.splitlines()[0],
-        epilog="Those options of tools/train.py that choose data choose it here too; "
-        "--work-dir and --launcher have no effect.",
+        usage="%(prog)s CONFIG [options]", description=__doc__.splitlines()[0]
     )
     parser.add_argument("config", help="config file")
-    cli.add_common_options(parser)
+    cli.add_data_options(parser)
     parser.add_argument(
         "--workers", type=int, help="processes that read (default: one for each core)"
     )

@@ -21,18 +21,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("videos", type=Path, help="folder, searched deeply, or file")
     parser.add_argument("out", type=Path, help="folder for the wav files")
     parser.add_argument(
-        "--rate", type=int, default=AudioExtraction().rate, help="samples per second"
+        "--rate",
+        type=int,
+        default=AudioExtraction().rate,
+        help="samples per second (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes; None is the number of usable cores",
+        help="processes (default: one for each core)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be done; write nothing"

@@ -26,41 +26,45 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     default = FlowExtraction()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("videos", type=Path, help="folder, searched deeply, or file")
     parser.add_argument("out", type=Path, help="folder for the flow")
-    parser.add_argument("--method", choices=METHODS, default=default.method)
+    parser.add_argument(
+        "--method", choices=METHODS, default=default.method, help="default: %(default)s"
+    )
     parser.add_argument(
         "--layout",
         choices=LAYOUTS,
         default=default.layout,
-        help="a pair of videos (HAC) or two folders of images (EPIC-Kitchens)",
+        help="a pair of videos (HAC) or two folders of images (EPIC-Kitchens); "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--bound",
         type=float,
         default=default.bound,
-        help="pixels per frame that 8 bits span; what is beyond is clipped",
+        help="pixels per frame that 8 bits span; what is beyond is clipped "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--short-side",
         type=int,
         metavar="N",
-        help="pixels of the shorter side after resizing; None keeps the size",
+        help="pixels of the shorter side after resizing (default: not resized)",
     )
     parser.add_argument(
         "--fps-divisor",
         type=int,
         default=default.fps_divisor,
         metavar="N",
-        help="use every N-th frame (EPIC-Kitchens counts flow at half rate: 2)",
+        help="use every N-th frame (EPIC-Kitchens counts flow at half rate: 2; "
+        "default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes; None is the number of usable cores, or one for raft",
+        help="processes (default: one for each core; one for raft)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="list what would be done; write nothing"
@@ -68,12 +72,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="make also what exists"
     )
-    parser.add_argument("--device", default=default.device, help="where raft runs")
+    parser.add_argument(
+        "--device",
+        default=default.device,
+        help="where raft runs (default: %(default)s)",
+    )
     parser.add_argument(
         "--raft-weights",
         metavar="FILE",
-        help="state dict of torchvision's raft_large or raft_small; None downloads "
-        "the published one",
+        help="state dict of torchvision's raft_large or raft_small (default: the "
+        "published one is downloaded)",
     )
     return parser.parse_args(argv)
 

@@ -23,14 +23,12 @@ import sys
 from pathlib import Path
 
 from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS
-from mmaction_mbcd.preparation.download import (
+from mmaction_mbcd.preparation.downloads.epic import (
     EPIC_PARTS,
     EPIC_URL,
-    add_options,
     download_epic,
-    exit_code,
-    options_of,
 )
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,9 +55,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--audio-zip", type=Path, metavar="FILE", help="a zip of wavs, to be unpacked"
     )
-    parser.add_argument(
-        "--keep-archives", action="store_true", help="keep the tars after unpacking"
-    )
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -72,13 +67,11 @@ def main(argv: list[str] | None = None) -> int:
         lambda: download_epic(
             args.data_root,
             args.splits or folder,
+            options_of(args),
             args.domains,
             args.parts,
             args.base_url,
             args.audio_zip,
-            options_of(args),
-            args.dry_run,
-            args.sizes,
         )
     )
 

@@ -11,37 +11,29 @@ it goes on. The server could not be tried when this was written.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from mmaction_mbcd.preparation.download import (
-    HAC_ENDPOINT,
-    HAC_REPO,
-    add_options,
-    download_hac,
-    exit_code,
-    options_of,
-)
+from mmaction_mbcd.preparation.downloads.hac import EXCLUDE, HubDataset, download_hac
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_root", type=Path, help="folder of the data set")
-    parser.add_argument("--repo", default=HAC_REPO, metavar="OWNER/NAME")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit")
+    parser.add_argument("--repo", default=HubDataset.repo, metavar="OWNER/NAME")
+    parser.add_argument("--revision", default=HubDataset.revision, help="branch, tag or commit")
     parser.add_argument(
-        "--endpoint", default=HAC_ENDPOINT, metavar="URL", help="the Hub or a mirror"
+        "--endpoint", default=HubDataset.endpoint, metavar="URL", help="the Hub or a mirror"
     )
     parser.add_argument(
         "--exclude",
         nargs="*",
-        default=["*epic*"],
+        default=EXCLUDE,
         metavar="PATTERN",
         help="files to leave out (default: *epic*, the sounds of EPIC-Kitchens)",
-    )
-    parser.add_argument(
-        "--keep-archives", action="store_true", help="keep archives after unpacking"
     )
     add_options(parser)
     return parser.parse_args(argv)
@@ -50,18 +42,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
     args = parse_args(argv)
-    return exit_code(
-        lambda: download_hac(
-            args.data_root,
-            args.repo,
-            args.revision,
-            args.endpoint,
-            args.exclude,
-            options_of(args),
-            args.dry_run,
-            args.sizes,
-        )
-    )
+
+    def command() -> int:
+        token = os.environ.get("HF_TOKEN") or None
+        source = HubDataset(args.repo, args.revision, args.endpoint, token)
+        return download_hac(args.data_root, source, options_of(args), args.exclude)
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmaction_mbcd.preparation.download import (
-    WEIGHTS,
-    add_options,
-    download_weights,
-    exit_code,
-    options_of,
-)
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
+from mmaction_mbcd.preparation.downloads.weights import WEIGHTS, download_weights
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "folder", type=Path, nargs="?", default=Path("checkpoints"), help="checkpoints"
     )
     parser.add_argument("--only", nargs="+", choices=list(WEIGHTS))
-    add_options(parser)
+    add_options(parser, archives=False)
     return parser.parse_args(argv)
 
 
@@ -39,11 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     return exit_code(
         lambda: download_weights(
-            args.folder,
-            args.only or list(WEIGHTS),
-            options_of(args),
-            args.dry_run,
-            args.sizes,
+            args.folder, options_of(args), args.only or list(WEIGHTS)
         )
     )
 
