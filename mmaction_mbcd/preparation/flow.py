@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from ..cli import UsageError
 from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
+from ..datasets.transforms.loading import upright_image
 from .jobs import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")
@@ -262,8 +263,7 @@ def _decode(
             continue
         for frame in packet.decode():
             if count % every == 0:
-                image = frame.to_ndarray(format="rgb24")
-                yield np.rot90(image, frame.rotation // 90)
+                yield upright_image(frame)
             count += 1
 
 

@@ -264,6 +264,33 @@ def test_the_two_readers_agree(tmp_path, options):
     assert neighbours > 10  # frames 17 and 16: a slip by one would show
 
 
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_the_two_readers_turn_a_video_alike(tmp_path, angle):
+    """A video that is stored lying or upside down, with a tag that says so."""
+    path = str(tmp_path / "a.mp4")
+    shown = np.stack(smooth_frames(6, height=32, width=48)).astype(np.uint8)
+    stored = np.rot90(shown, -angle // 90, axes=(1, 2))
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "5"})
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a rotation (18.0 can)")
+        stream.height, stream.width = stored.shape[1:]
+        stream.set_display_rotation(angle)
+        for frame in stored:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "gray")
+            container.mux(stream.encode(picture.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    made = {}
+    for reader in ("decord", "pyav"):
+        opened = OpenVideo(reader=reader)(results(path))
+        frames = read_frames(opened["video_reader"], np.array([4, 0, 5]))
+        made[reader] = np.stack(frames).astype(int)
+    assert made["pyav"].shape == (3, 32, 48, 3)
+    assert np.abs(made["decord"] - made["pyav"]).max() <= 2
+    # No half turn more: the picture is the one that was turned for storing.
+    assert np.abs(made["pyav"][..., 0] - shown[[4, 0, 5]]).max() < 16
+
+
 @pytest.mark.parametrize("how", ["truncated", "no index", "zeros", "empty", "text"])
 def test_damaged_video_with_pyav(tmp_path, how):
     path = tmp_path / "a.mp4"

@@ -93,6 +93,18 @@ def check_packets(data: bytes) -> str:
         return codec.codec.canonical_name
 
 
+def upright_image(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as it is to be shown: turned as the file's display matrix says.
+
+    decord turns frames by itself, PyAV does not.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)`` uint8, RGB; height and width are those after turning.
+    """
+    # Degrees counter-clockwise, which is also how rot90 counts.
+    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
 class PyAVReader:
     """Frames of a video by index, through PyAV, with decord's reading methods.
 
@@ -127,7 +139,7 @@ class PyAVReader:
         return float(self._stream.average_rate or self._stream.guessed_rate)
 
     def get_batch(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes frames by index.
+        """Decodes frames by index, turned as the file says.
 
         Returns:
             np.ndarray: ``(len(indices), H, W, 3)`` uint8, RGB.
@@ -144,7 +156,7 @@ class PyAVReader:
         self._container.seek(min(times), stream=self._stream)  # the key frame before
         for frame in self._container.decode(self._stream):
             if frame.pts in times:
-                found[times[frame.pts]] = frame.to_ndarray(format="rgb24")
+                found[times[frame.pts]] = upright_image(frame)
             if frame.pts is not None and frame.pts >= last:
                 break
         missing = sorted(set(wanted.tolist()) - found.keys())

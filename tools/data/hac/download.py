@@ -24,9 +24,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_root", type=Path, help="folder of the data set")
     parser.add_argument("--repo", default=HubDataset.repo, metavar="OWNER/NAME")
-    parser.add_argument("--revision", default=HubDataset.revision, help="branch, tag or commit")
     parser.add_argument(
-        "--endpoint", default=HubDataset.endpoint, metavar="URL", help="the Hub or a mirror"
+        "--revision", default=HubDataset.revision, help="branch, tag or commit"
+    )
+    parser.add_argument(
+        "--endpoint",
+        default=HubDataset.endpoint,
+        metavar="URL",
+        help="the Hub or a mirror",
     )
     parser.add_argument(
         "--exclude",

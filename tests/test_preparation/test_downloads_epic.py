@@ -1,0 +1,363 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from download_support import SPLITS, File, left, load_tool, make_zip, tar_bytes, tree
+from mmaction_mbcd.datasets.epic_kitchens import EPICKitchensDataset
+from mmaction_mbcd.datasets.epic_splits import EpicSegment, read_splits, write_csv
+from mmaction_mbcd.preparation.downloads import archives
+from mmaction_mbcd.preparation.downloads import epic as lib
+from mmaction_mbcd.preparation.downloads.common import Monitor, StoppedError
+
+epic_tool = load_tool("epic")
+
+
+def test_published_videos():
+    if not SPLITS.is_dir():
+        pytest.skip(f"the real split files are not in {SPLITS} (set MBCD_SPLITS)")
+    videos = lib.epic_videos(read_splits(str(SPLITS)))
+    counts = {d: [v for v in videos if v.domain == d] for d in ("D1", "D2", "D3")}
+    assert {d: len(v) for d, v in counts.items()} == dict(D1=28, D2=19, D3=17)
+    train = {d: sum(v.splits == ("train",) for v in vs) for d, vs in counts.items()}
+    test = {d: sum(v.splits == ("test",) for v in vs) for d, vs in counts.items()}
+    # No video is used by both splits.
+    assert train == dict(D1=22, D2=14, D3=13) and test == dict(D1=6, D2=5, D3=4)
+    assert counts["D1"][0] == lib.EpicVideo("D1", "P08_01", ("train",))
+    assert {v.video[:3] for v in counts["D3"]} == {"P22"}
+    jobs = lib.epic_jobs(Path("epic"), videos)
+    assert len(jobs) == 128 and len({j.download.path for j in jobs}) == 128
+    base = "https://data.bris.ac.uk/datasets/3h91syskeag572hl6tvuovwv4d/frames_rgb_flow"
+    last = jobs[-1]
+    assert last.download.urls == (
+        f"{base}/flow/train/P22/P22_17.tar",
+        f"{base}/flow/test/P22/P22_17.tar",
+    )
+    assert last.download.path == Path("epic/archives/flow/P22_17.tar")
+    assert last.archive == Path("epic/flow/train/D3/P22_17")
+
+
+def segment(uid, video, start=2):
+    return EpicSegment(
+        uid=uid,
+        participant_id=video[:3],
+        video_id=video,
+        narration="open door",
+        start_timestamp="00:00:01.00",
+        stop_timestamp="00:00:02.00",
+        start_frame=start,
+        stop_frame=start + 4,
+        verb="open",
+        verb_class=2,
+    )
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """P08_02 is used by both splits."""
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    videos = dict(
+        D1_train=["P08_01", "P08_02"],
+        D1_test=["P08_02", "P08_03"],
+        D2_train=["P01_01"],
+        D2_test=["P01_02"],
+        D3_train=["P22_01"],
+        D3_test=["P22_02"],
+    )
+    uid = 0
+    for name, used in videos.items():
+        rows = []
+        for video in used:
+            uid += 1
+            rows.append(segment(uid, video))
+        write_csv(rows, str(folder / f"{name}.csv"))
+    return folder
+
+
+def frame(i):
+    return f"frame_{i:010d}.jpg"
+
+
+def rgb_tar(video, style="./"):
+    names = {f"{style}{frame(i)}": f"{video} rgb {i}".encode() for i in range(1, 8)}
+    return tar_bytes(names)
+
+
+def flow_tar(video, style=""):
+    return tar_bytes(
+        {
+            f"{style}{side}/{frame(i)}": f"{video} {side} {i}".encode()
+            for side in "uv"
+            for i in range(1, 5)
+        }
+    )
+
+
+@pytest.fixture
+def epic(server):
+    """The D1 videos; P08_03 is in the official test folder."""
+    folders = dict(P08_01="train", P08_02="train", P08_03="test")
+    for video, folder in folders.items():
+        style = dict(P08_01="./", P08_02="", P08_03="home/P08_03/")[video]
+        place = f"{folder}/P08/{video}.tar"
+        server.put(f"/e/rgb/{place}", rgb_tar(video, style))
+        server.put(f"/e/flow/{place}", flow_tar(video, style))
+    return server
+
+
+def epic_main(server, root, splits, *more):
+    arguments = [root, "--splits", splits, "--base-url", f"{server.url}/e/", "--quiet"]
+    return epic_tool.main([*map(str, arguments), "--domains", "D1", *more])
+
+
+def test_epic(epic, splits, tmp_path, capsys):
+    root = tmp_path / "epic"
+    assert epic_main(epic, root, splits) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("6 files: 6 fetched (")
+    expected = {}
+    for place in ("train/D1/P08_01", "train/D1/P08_02", "test/D1/P08_03"):
+        video = place[-6:]
+        for i in range(1, 8):
+            expected[f"rgb/{place}/{frame(i)}"] = f"{video} rgb {i}".encode()
+        for side in "uv":
+            for i in range(1, 5):
+                name = f"flow/{place}/{side}/{frame(i)}"
+                expected[name] = f"{video} {side} {i}".encode()
+    found = tree(root)
+    markers = {name for name in found if name.endswith(".unpacked.json")}
+    assert {n: b for n, b in found.items() if n not in markers} == expected
+    marker = json.loads((root / "flow/train/D1/P08_01/.unpacked.json").read_text())
+    size = len(flow_tar("P08_01", "./"))
+    assert marker == dict(archive="P08_01.tar", size=size, files=8, bytes=8 * 10)
+    # The archives are gone; the second place is a relative link.
+    assert left(root / "archives" / "rgb") == []
+    for part in ("rgb", "flow"):
+        link = root / part / "test" / "D1" / "P08_02"
+        assert os.readlink(link) == "../../train/D1/P08_02"
+        assert link.is_dir()
+    # Official train first, then test.
+    paths = [s.path for s in epic.log if "rgb" in s.path and "P08_03" in s.path]
+    assert paths == ["/e/rgb/train/P08/P08_03.tar", "/e/rgb/test/P08/P08_03.tar"]
+    # Nothing is fetched twice.
+    epic.log.clear()
+    assert epic_main(epic, root, splits) == 0
+    assert epic.log == []
+    assert capsys.readouterr().out.endswith(", 6 there already\n")
+
+
+def test_epic_is_what_the_dataset_reads(epic, splits, tmp_path):
+    root = tmp_path / "epic"
+    root.mkdir()
+    splits.rename(root / "MM-SADA_Domain_Adaptation_Splits")
+    arguments = ["--base-url", f"{epic.url}/e", "--quiet", "--domains", "D1"]
+    assert epic_tool.main([str(root), *arguments]) == 0
+    dataset = EPICKitchensDataset(
+        data_root=str(root),
+        pipelines=dict(video=[], flow=[]),
+        target="D1",
+        use="test",
+        lazy_init=True,
+    )
+    rows = [row for split in ("train", "test") for row in dataset.rows("D1", split)]
+    assert len(rows) == 4
+    for row in rows:
+        video = Path(row["files"]["video"])
+        assert (video / frame(2)).read_bytes() == f"{video.name} rgb 2".encode()
+        u, v = map(Path, row["files"]["flow"])
+        assert (u / frame(1)).read_bytes() == f"{video.name} u 1".encode()
+        assert (v / frame(1)).read_bytes() == f"{video.name} v 1".encode()
+
+
+def test_epic_dry_run(epic, splits, tmp_path, capsys):
+    root = tmp_path / "epic"
+    assert epic_main(epic, root, splits, "--parts", "rgb", "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    base = f"{epic.url}/e/rgb"
+    assert lines[2] == (
+        f"{base}/train/P08/P08_03.tar or {base}/test/P08/P08_03.tar -> "
+        f"{root}/archives/rgb/P08_03.tar -> {root}/rgb/test/D1/P08_03"
+    )
+    assert lines[3].startswith("dry run: 3 files, 0 bytes, 3 of unknown size; nothing")
+    assert epic.log == [] and not root.exists()
+    del epic.files["/e/rgb/train/P08/P08_01.tar"]
+    more = ["--parts", "rgb", "--dry-run", "--sizes"]
+    assert epic_main(epic, root, splits, *more) == 1
+    out, err = capsys.readouterr()
+    total = len(rgb_tar("P08_02", "")) + len(rgb_tar("P08_03", "home/P08_03/"))
+    assert f"3 files, {total / 1000:.1f} kB, 1 of unknown size" in out
+    assert err.startswith("failed: rgb/P08_01.tar: http") and err.count("404") == 2
+    assert {s.method for s in epic.log} == {"HEAD"} and not root.exists()
+
+
+def test_epic_keep_archives_and_the_resumption(epic, splits, tmp_path):
+    root = tmp_path / "epic"
+    path = "/e/rgb/train/P08/P08_01.tar"
+    epic.files[path].script = ["drop 4000"]
+    more = ["--parts", "rgb", "--keep-archives", "--attempts", "1"]
+    assert epic_main(epic, root, splits, *more) == 1
+    assert not (root / "rgb/train/D1/P08_01").exists()
+    assert epic_main(epic, root, splits, *more) == 0
+    assert epic.ranges(path) == [None, "bytes=4000-"]
+    kept = root / "archives/rgb/P08_01.tar"
+    assert kept.read_bytes() == rgb_tar("P08_01", "./")
+    assert len(list((root / "rgb/train/D1/P08_01").glob("frame_*.jpg"))) == 7
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 8])
+def test_epic_killed_while_unpacking(tmp_path, count, monkeypatch):
+    """There is no folder until it is whole, and the next run does it again."""
+    (tmp_path / "P08_01.tar").write_bytes(flow_tar("P08_01"))
+    folder = tmp_path / "flow" / "P08_01"
+    arguments = ("flow", folder, tmp_path / "P08_01.tar", Monitor())
+    done, copy = [], archives._copy
+
+    def killed(*args):
+        if len(done) == count:
+            raise StoppedError
+        done.append(copy(*args))
+        return done[-1]
+
+    def unmarked(*args):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_copy", killed)
+        patch.setattr(lib, "mark", unmarked)
+        with pytest.raises(StoppedError):
+            lib._unpack(*arguments)
+    assert len(done) == count and left(folder.parent) == [".P08_01.part"]
+    (folder.parent / ".P08_01.part" / "rest").touch()
+    assert lib._done("flow", folder) is None
+    assert lib._unpack(*arguments) == ""
+    assert left(folder.parent) == ["P08_01"]
+    assert left(folder) == [".unpacked.json", "u", "v"]
+    assert lib._done("flow", folder) == ""
+
+
+@pytest.mark.parametrize(
+    "part, files, text",
+    [
+        ("rgb", {"readme.txt": b"1"}, "has no frame_*.jpg; of its 1 files the first"),
+        ("flow", {frame(1): b"1"}, "has no frame_*.jpg in u/ and v/"),
+        ("flow", {f"u/{frame(1)}": b"1"}, "has no frame_*.jpg in u/ and v/"),
+        ("rgb", None, "is no complete tar or zip archive"),
+    ],
+)
+def test_epic_tar_without_frames(epic, splits, tmp_path, capsys, part, files, text):
+    """It is not kept, so the next run can get a better one."""
+    root, path = tmp_path / "epic", f"/e/{part}/train/P08/P08_01.tar"
+    good = epic.files[path].body
+    page = b"<!DOCTYPE html><p>please log in</p>" * 99
+    epic.files[path].body = page if files is None else tar_bytes(files)
+    assert epic_main(epic, root, splits, "--parts", part) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"failed: {part}/P08_01.tar: ") and text in err
+    assert "It was deleted: run it again" in err
+    assert left(root / part / "train/D1") == ["P08_02"] or files is None
+    assert left(root / "archives" / part) == []
+    epic.files[path] = File(good, etag='"v2"')
+    assert epic_main(epic, root, splits, "--parts", part) == 0
+
+
+def test_epic_unequal_flow(tmp_path):
+    archive = tmp_path / "x.tar"
+    archive.write_bytes(
+        tar_bytes({f"u/{frame(1)}": b"", f"u/{frame(2)}": b"", f"v/{frame(1)}": b""})
+    )
+    remark = lib._unpack("flow", tmp_path / "P08_01", archive, Monitor())
+    assert remark == "u and v have 2/1 frames"
+
+
+@pytest.mark.parametrize(
+    "part, name, place",
+    [
+        ("rgb", "frame_0000000001.jpg", frame(1)),
+        ("rgb", "./x/y/frame_12.jpg", frame(12)),
+        ("rgb", "._frame_0000000001.jpg", None),
+        ("rgb", "frame_0000000001.png", None),
+        ("flow", "u/frame_0000000001.jpg", f"u/{frame(1)}"),
+        ("flow", "u/P08_01/v/frame_0000000001.jpg", f"v/{frame(1)}"),
+        ("flow", "frame_0000000001.jpg", None),
+    ],
+)
+def test_epic_place(part, name, place):
+    assert lib.epic_place(part, name) == place
+
+
+def test_epic_keeps_what_the_user_has(epic, splits, tmp_path, capsys):
+    root = tmp_path / "epic"
+    mine = root / "rgb/train/D1/P08_01" / frame(1)
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    (root / "rgb/train/D1/P08_02").mkdir()
+    assert epic_main(epic, root, splits, "--parts", "rgb") == 0
+    out = capsys.readouterr().out
+    assert "2 fetched" in out and "1 there already" in out
+    assert "rgb/P08_01.tar: kept, though it was not unpacked by this tool" in out
+    assert tree(mine.parent) == {frame(1): b"mine"}
+    # Something else is in the way.
+    other = root / "flow/train/D1/P08_01"
+    other.mkdir(parents=True)
+    (other / "notes.txt").touch()
+    assert epic_main(epic, root, splits) == 2
+    assert f"{other} holds files, but no flow frames" in capsys.readouterr().err
+
+
+def test_epic_audio(epic, splits, tmp_path, capsys):
+    root, archive = tmp_path / "epic", tmp_path / "audio.zip"
+    make_zip(
+        archive,
+        **{
+            "EPIC/D1/P08_01.wav": b"one",
+            "EPIC/D1/P08_02.wav": b"two",
+            "__MACOSX/._P08_02.wav": b"mac",
+            "EPIC/P30_01.wav": b"other",
+        },
+    )
+    more = ["--parts", "--audio-zip", str(archive)]
+    assert epic_main(epic, root, splits, *more) == 1
+    out, err = capsys.readouterr()
+    assert out == f"2 wavs from {archive}\n"
+    assert "lacks the wav of P08_03; tools/data/extract_audio.py" in err
+    folder = root / "rgb"
+    assert tree(root) == {
+        "rgb/train/D1/P08_01.wav": b"one",
+        "rgb/train/D1/P08_02.wav": b"two",
+    }
+    assert os.readlink(folder / "test/D1/P08_02.wav") == "../../train/D1/P08_02.wav"
+    assert epic.log == []
+    # What is there is kept.
+    (folder / "train/D1/P08_01.wav").write_bytes(b"mine")
+    (folder / "test/D1/P08_03.wav").write_bytes(b"three")
+    assert epic_main(epic, root, splits, *more) == 0
+    assert (folder / "train/D1/P08_01.wav").read_bytes() == b"mine"
+    assert capsys.readouterr().out == f"0 wavs from {archive}\n"
+
+
+def test_epic_misuse(epic, splits, tmp_path, capsys):
+    root = tmp_path / "epic"
+    cases = {
+        ("--parts", "video"): "unknown part 'video'; known are ['rgb', 'flow']",
+        ("--sizes",): "--sizes belongs to --dry-run",
+        ("--workers", "0"): "workers must be at least 1, got 0",
+        ("--base-url", "data/mirror"): "is no URL http://... or https://...",
+        ("--splits", str(root)): f"{root} lacks D1_train.pkl",
+        ("--audio-zip", str(splits / "D1_train.csv")): "D1_train.csv is no zip file",
+    }
+    for more, text in cases.items():
+        assert epic_main(epic, root, splits, *more) == 2
+        assert text in capsys.readouterr().err
+    with pytest.raises(SystemExit) as error:
+        epic_main(epic, root, splits, "--domains", "D4")
+    assert error.value.code == 2 and epic.log == []
+
+
+def test_epic_split_of_another_kitchen(splits):
+    write_csv([segment(99, "P22_09")], str(splits / "D1_test.csv"))
+    with pytest.raises(ValueError, match="D1 is the kitchen of P08, but .* P22_09"):
+        lib.epic_videos(read_splits(str(splits), ".csv"))
+    with pytest.raises(ValueError, match="unknown domain 'D4'; known are D1, D2, D3"):
+        lib.epic_videos({}, ["D4"])

@@ -1,0 +1,337 @@
+import csv
+import json
+
+import pytest
+
+from download_support import (
+    FAST,
+    SPLITS,
+    bearer,
+    left,
+    load_tool,
+    sha,
+    tar_bytes,
+    tree,
+    zip_bytes,
+)
+from mmaction_mbcd.preparation.downloads import archives
+from mmaction_mbcd.preparation.downloads import hac as lib
+from mmaction_mbcd.preparation.downloads.common import StoppedError
+
+hac_tool = load_tool("hac")
+
+
+CLIPS = dict(human=["h1", "h2"], animal=["a1"], cartoon=["drinking_54 "])
+
+
+def hac_files(folder=""):
+    """A layout with one clip that has no sound; h1 stands in both splits."""
+    files = {}
+    for domain, clips in CLIPS.items():
+        for clip in clips:
+            base = f"{folder}{domain}"
+            files[f"{base}/videos/{clip}.mp4"] = f"{clip} video".encode()
+            for axis in "xy":
+                name = f"{base}/flow/{clip}_flow_{axis}.mp4"
+                files[name] = f"{clip} flow {axis}".encode()
+            if clip != "h2":
+                files[f"{base}/audio/{clip}.wav"] = f"{clip} audio".encode()
+        for split in ("train", "test"):
+            lines = clips if split == "train" else clips[:1]
+            text = "".join(f"{clip}.mp4,0\r\n" for clip in lines)
+            name = f"{folder}HAC_Splits/HAC_{split}_only_{domain}.csv"
+            files[name] = text.encode()
+    return files
+
+
+def publish(server, files, repo="o/hac", pages=1, blob=None):
+    """Serves a repository; ``blob`` is the server that its files redirect to."""
+    entries = [{"type": "directory", "oid": "0", "path": "human", "size": 0}]
+    for path, body in files.items():
+        entry = dict(type="file", oid="0" * 40, size=len(body), path=path)
+        if archives.archive_suffix(path):
+            entry["lfs"] = dict(oid=sha(body), size=len(body), pointerSize=134)
+        entries.append(entry)
+        url = f"/datasets/{repo}/resolve/main/{path}"
+        if blob:
+            target = blob.put(f"/blob/{path}", body)
+            server.put(url, script=[f"redirect {target.replace(' ', '%20')}"] * 9)
+        else:
+            server.put(url, body)
+    base = f"/api/datasets/{repo}/tree/main?recursive=true"
+    step = -(-len(entries) // pages)
+    for i in range(pages):
+        link = None
+        if i + 1 < pages:
+            link = f'<{server.url}{base}&cursor={i + 1}>; rel="next"'
+        text = json.dumps(entries[i * step : (i + 1) * step]).encode()
+        path = f"{base}&cursor={i}" if i else base
+        server.put(path, text, headers=dict(Link=link))
+    return entries
+
+
+def hac_main(server, root, *more):
+    arguments = [str(root), "--repo", "o/hac", "--endpoint", server.url, "--quiet"]
+    return hac_tool.main([*arguments, *more])
+
+
+def packed():
+    """One repository, packed in as many ways as are thinkable."""
+    files = hac_files()
+    human = {n: b for n, b in files.items() if n.startswith("human/")}
+    animal = {n[7:]: b for n, b in files.items() if n.startswith("animal/")}
+    cartoon = {n[8:]: b for n, b in files.items() if n.startswith("cartoon/")}
+    human["__MACOSX/human/videos/._h1.mp4"] = b"mac"
+    flow = {n: b for n, b in cartoon.items() if n.startswith("flow/")}
+    repository = {n: b for n, b in files.items() if n.startswith("HAC_Splits")}
+    repository |= {
+        "README.md": b"read",
+        ".gitattributes": b"git",
+        "EPIC-KITCHENS-audio.zip": b"not wanted",
+        "HAC/human.zip": zip_bytes({f"HAC/{n}": b for n, b in human.items()}),
+        "animal.tar.gz": tar_bytes(
+            {f"./{n}": b for n, b in animal.items()}, mode="w:gz"
+        ),
+        "cartoon/flow.zip": zip_bytes({n[5:]: b for n, b in flow.items()}),
+    }
+    for name, body in cartoon.items():
+        if name not in flow:
+            repository[f"cartoon/{name}"] = body
+    return repository
+
+
+def test_hac(server, other, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    publish(server, packed(), pages=3, blob=other)
+    root = tmp_path / "hac"
+    assert hac_main(server, root) == 0
+    found = tree(root)
+    markers = {n for n in found if n.startswith(".unpacked/")}
+    assert {n: b for n, b in found.items() if n not in markers} == {
+        **hac_files(),
+        "README.md": b"read",
+    }
+    out = capsys.readouterr().out
+    assert "left out: EPIC-KITCHENS-audio.zip\n" in out
+    rows = {words[0]: words[1:] for words in map(str.split, out.splitlines()) if words}
+    # train, test, clips, video, flow, audio
+    assert rows["human"] == ["2", "1", "2", "2", "2", "1"]
+    assert rows["animal"] == rows["cartoon"] == ["1", "1", "1", "1", "1", "1"]
+    # The token never left the endpoint.
+    assert set(bearer(server)) == {"Bearer hf_secret"}
+    assert set(bearer(other)) == {None} and len(other.log) > 9
+    pages = [s.path for s in server.log if "/api/" in s.path]
+    base = "/api/datasets/o/hac/tree/main?recursive=true"
+    assert pages == [base, f"{base}&cursor=1", f"{base}&cursor=2"]
+    marker = json.loads((root / ".unpacked" / "cartoon%2Fflow.zip.json").read_text())
+    assert marker["archive"] == "cartoon/flow.zip" and marker["files"] == 2
+    # A second run fetches the listing only.
+    other.log.clear()
+    assert hac_main(server, root) == 0
+    assert other.log == []
+
+
+def test_hac_changed_archive_is_unpacked_again(server, tmp_path):
+    files = packed()
+    publish(server, files)
+    root = tmp_path / "hac"
+    assert hac_main(server, root) == 0
+    assert "Authorization" not in server.log[0].headers
+    files["cartoon/flow.zip"] = zip_bytes({"drinking_54 _flow_x.mp4": b"new flow"})
+    publish(server, files)
+    assert hac_main(server, root, "--keep-archives") == 0
+    flow = root / "cartoon/flow"
+    assert (flow / "drinking_54 _flow_x.mp4").read_bytes() == b"new flow"
+    assert (flow / "drinking_54 _flow_y.mp4").read_bytes() == b"drinking_54  flow y"
+    kept = root / "archives/cartoon/flow.zip"
+    assert kept.read_bytes() == files["cartoon/flow.zip"]
+
+
+def test_hac_killed_while_unpacking(server, tmp_path, monkeypatch, capsys):
+    publish(server, packed())
+    root = tmp_path / "hac"
+    copy, count = archives._copy, []
+
+    def killed(source, path, monitor):
+        count.append(path)
+        if path.name == "h1_flow_y.mp4":
+            raise StoppedError
+        return copy(source, path, monitor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_copy", killed)
+        assert hac_main(server, root, "--workers", "1") == 1
+    assert not (root / ".unpacked" / "HAC%2Fhuman.zip.json").exists()
+    assert (root / "human/videos/h1.mp4").exists()
+    assert (root / "archives/HAC/human.zip").exists()
+    server.log.clear()
+    capsys.readouterr()
+    assert hac_main(server, root) == 0
+    assert server.gets("/datasets/o/hac/resolve/main/HAC/human.zip") == []
+    out = capsys.readouterr().out
+    # Three archives, a video and a sound; the split files and README.md were there.
+    assert "12 files: 5 fetched (" in out and ", 7 there already" in out
+    assert {n: b for n, b in tree(root).items() if n in hac_files()} == hac_files()
+
+
+def test_hac_wrong_checksum(server, tmp_path, capsys):
+    files = packed()
+    publish(server, files)
+    url = "/datasets/o/hac/resolve/main/animal.tar.gz"
+    good = files["animal.tar.gz"]
+    bad = bytes([good[0] ^ 1]) + good[1:]
+    server.files[url].body = bad
+    root = tmp_path / "hac"
+    assert hac_main(server, root) == 1
+    err = capsys.readouterr().err
+    assert f"its sha256 is {sha(bad)}, but {sha(good)} is published" in err
+    assert "failed: animal: 3 files of the split files' clips are missing" in err
+    assert not (root / "archives/animal.tar.gz").exists()
+    assert not (root / "animal").exists()
+
+
+def test_hac_missing_parts(server, tmp_path, capsys):
+    files = hac_files()
+    del files["human/flow/h2_flow_y.mp4"], files["cartoon/audio/drinking_54 .wav"]
+    publish(server, files)
+    root = tmp_path / "hac"
+    assert hac_main(server, root) == 1
+    out, err = capsys.readouterr()
+    rows = {words[0]: words[1:] for words in map(str.split, out.splitlines()) if words}
+    assert rows["human"] == ["2", "1", "2", "2", "1", "1"]
+    # Sound may be missing.
+    assert rows["cartoon"] == ["1", "1", "1", "1", "1", "0"]
+    assert err.count("failed") == 1
+    text = "human: 1 files of the split files' clips are missing, the first is"
+    assert f"{text} {root}/human/flow/h2_flow_y.mp4" in err
+
+
+def test_hac_without_splits(server, tmp_path, capsys):
+    files = {n: b for n, b in hac_files().items() if "Splits" not in n}
+    publish(server, files)
+    assert hac_main(server, tmp_path / "hac") == 1
+    err = capsys.readouterr().err
+    assert "no split file" in err and "SimMMDG, in dataset/HAC_Splits" in err
+
+
+def test_hac_dry_run(server, tmp_path, capsys):
+    publish(server, packed())
+    root = tmp_path / "hac"
+    assert hac_main(server, root, "--dry-run", "--exclude") == 0
+    out = capsys.readouterr().out
+    url = f"{server.url}/datasets/o/hac/resolve/main"
+    archive = f"{url}/cartoon/flow.zip -> {root}/archives/cartoon/flow.zip -> {root} ("
+    assert archive in out
+    assert f"{url}/EPIC-KITCHENS-audio.zip -> " in out
+    name = "cartoon/videos/drinking_54"
+    assert f"{url}/{name}%20.mp4 -> {root}/{name} .mp4 (18 bytes)" in out
+    assert [s.method for s in server.log] == ["GET"] and not root.exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:/evil", "", "a//b"]
+)
+def test_hac_paths_that_lead_out(server, tmp_path, capsys, path):
+    publish(server, {path: b"evil"})
+    assert hac_main(server, tmp_path / "hac") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("failed: ") and err.count("\n") == 1
+    assert left(tmp_path) == [] and len(server.log) == 1
+
+
+LISTING = "/api/datasets/o/hac/tree/main?recursive=true"
+
+
+@pytest.mark.parametrize(
+    "body, text",
+    [
+        (b'{"error": "x"}', "is no list of files, but {'error': 'x'}"),
+        (b"<html>", "is no list of files; it begins with b'<html>'"),
+        (b"[1]", "has an entry that is no file: 1"),
+        (b'[{"type": "file"}]', "has an entry that is no file"),
+        (b'[{"type": "file", "path": "a", "size": "9"}]', "has an entry that is no"),
+        (
+            b'[{"type": "file", "path": "a", "lfs": {"oid": "no"}}]',
+            "has an entry that is no file",
+        ),
+    ],
+)
+def test_hac_malformed_listing(server, tmp_path, capsys, waits, body, text):
+    server.put(LISTING, body)
+    assert hac_main(server, tmp_path / "hac", "--attempts", "2") == 1
+    assert text in capsys.readouterr().err
+
+
+def test_hac_listing_in_a_circle(server, tmp_path, capsys):
+    link = f'<{server.url}{LISTING}>; rel="next"'
+    server.put(LISTING, b"[]", headers=dict(Link=link))
+    assert hac_main(server, tmp_path / "hac") == 1
+    assert "leads back to itself" in capsys.readouterr().err
+    assert len(server.log) == 1
+
+
+def test_hac_next_page_on_another_host(server, other, monkeypatch):
+    """As a mirror may send it; without the token."""
+    page = [dict(type="file", path="b", size=2)]
+    there = other.put("/page2", json.dumps(page).encode())
+    link = f'<{there}>; rel="prev next", <http://x/>; rel="last"'
+    server.put(LISTING, b'[{"type": "file", "path": "a", "size": 1}]')
+    server.files[LISTING].headers = dict(Link=link.replace("prev ", ""))
+    source = lib.HubDataset("o/hac", endpoint=server.url, token="t")
+    files = lib.list_dataset(source, FAST)
+    assert files == [lib.RemoteFile("a", 1, None), lib.RemoteFile("b", 2, None)]
+    assert bearer(server) == ["Bearer t"] and bearer(other) == [None]
+
+
+def test_hac_unknown_repository(server, tmp_path, capsys):
+    assert hac_main(server, tmp_path / "hac") == 1
+    assert "Is there a dataset o/hac with the revision main?" in capsys.readouterr().err
+    assert hac_main(server, tmp_path / "hac", "--repo", "../x") == 2
+    assert "repo must be owner/name, got '../x'" in capsys.readouterr().err
+    assert hac_main(server, tmp_path / "hac", "--endpoint", "huggingface.co") == 2
+
+
+@pytest.mark.parametrize(
+    "name, archive, place",
+    [
+        ("HAC/human/videos/x.mp4", "", "human/videos/x.mp4"),
+        ("videos/x.mp4", "human.zip", "human/videos/x.mp4"),
+        ("x.mp4", "human_videos.zip", "human/videos/x.mp4"),
+        ("x_flow_x.mp4", "animal/flow.tar.gz", "animal/flow/x_flow_x.mp4"),
+        ("a/x.wav", "data/Cartoon.zip", "cartoon/audio/x.wav"),
+        (
+            "HAC_train_only_human.csv",
+            "splits.zip",
+            "HAC_Splits/HAC_train_only_human.csv",
+        ),
+        ("animal/videos/x.mp4", "Human-Animal-Cartoon.zip", "animal/videos/x.mp4"),
+        ("x.mp4", "Human-Animal-Cartoon.zip", "x.mp4"),
+        ("read/me.txt", "docs/human.zip", "docs/read/me.txt"),
+        ("README.md", "", "README.md"),
+        ("human/.DS_Store", "", None),
+        ("__MACOSX/human/x.mp4", "human.zip", None),
+    ],
+)
+def test_hac_place(name, archive, place):
+    assert lib.hac_place(name, archive) == place
+
+
+def test_published_hac_counts(tmp_path):
+    """The published split files, with an empty file for each clip."""
+    source = SPLITS.parent / "hac"
+    if not source.is_dir():
+        pytest.skip(f"the real split files are not in {source} (set MBCD_SPLITS)")
+    (tmp_path / "HAC_Splits").symlink_to(source.resolve())
+    for domain in ("human", "animal", "cartoon"):
+        (tmp_path / domain / "videos").mkdir(parents=True)
+        for split in ("train", "test"):
+            with open(source / f"HAC_{split}_only_{domain}.csv", newline="") as file:
+                for name, _ in csv.reader(file):
+                    (tmp_path / domain / "videos" / name).touch()
+    counts = lib.verify_hac(tmp_path)
+    assert [c.rows for c in counts] == [(1111, 276), (730, 176), (870, 218)]
+    assert [c.clips for c in counts] == [1363, 906, 1088]
+    assert [c.found for c in counts] == [
+        dict(video=n, flow=0, audio=0) for n in (1363, 906, 1088)
+    ]
+    assert [len(c.missing) for c in counts] == [2726, 1812, 2176]
