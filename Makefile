@@ -2,6 +2,7 @@
 VENV   ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ARGS   ?=
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -44,8 +45,9 @@ $(STAMP): requirements/pins.txt setup.cfg pyproject.toml
 demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/demo.py --help)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
-test: $(STAMP)  ## run the tests with coverage (fails under 90 %; ARGS: pytest's options)
-	@$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+test: $(STAMP)  ## run the tests with coverage, JOBS at a time (fails under 90 %; ARGS: pytest's)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term \
+	    --cov-fail-under=90 $(ARGS)
 
 test-long: $(STAMP)  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m long $(ARGS)

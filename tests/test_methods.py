@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from mmaction.registry import MODELS
+from mmaction.registry import HOOKS, MODELS
+from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 
 from method_toys import METHODS, NAMES, method_config, method_model, views_of
@@ -107,6 +108,26 @@ def test_two_processes(tmp_path):
                 moved |= not torch.equal(value, first["start"][name])
         assert moved, method
         assert first["logs"].keys() == second["logs"].keys()
+
+
+@HOOKS.register_module()
+class LossTrace(Hook):
+    """Every step's losses."""
+
+    def __init__(self):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({k: float(v) for k, v in outputs.items()})
+
+
+def test_cmrf_distills_once_the_mean_has_started(tmp_path):
+    """A copy of the student until iteration 5; the mean enters the losses behind it."""
+    options = options_of("cmrf")
+    options["custom_hooks"] += [dict(type="LossTrace")]
+    runner = run_toy(tmp_path, **options)
+    values = [x["loss_flattening"] for x in hook_of(runner, "LossTrace").losses]
+    assert values[:5] == [0.0] * 5 and all(v > 0 for v in values[5:])
 
 
 ORDERS = [
