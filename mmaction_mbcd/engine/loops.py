@@ -78,12 +78,27 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
-        """Runs one step with random numbers of its own."""
+        """Runs one step with random numbers of its own.
+
+        The values to log are fetched from the device in one copy: the host's hook would
+        wait for each of them.
+        """
         seed = derive_seed(self.runner.seed, "step", self._iter, get_rank())
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
-        super().run_iter(idx, data_batch)
+        runner = self.runner
+        runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = runner.model.train_step(
+            data_batch, optim_wrapper=runner.optim_wrapper
+        )
+        runner.call_hook(
+            "after_train_iter",
+            batch_idx=idx,
+            data_batch=data_batch,
+            outputs=_fetched(outputs),
+        )
+        self._iter += 1
 
     def _common_seed(self) -> int:
         """The seed that all processes share; with diff_rank_seed theirs differ."""
@@ -171,6 +186,16 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             raise ValueError("; ".join(problems))
 
 
+def _fetched(outputs: dict) -> dict:
+    """Losses and log values on the host; lists and other values stay as they are."""
+    scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.dim() == 0}
+    if not scalars:
+        return outputs
+    device = next((v.device for v in scalars.values() if v.is_cuda), None)
+    values = torch.stack([v.detach().to(device).double() for v in scalars.values()])
+    return outputs | dict(zip(scalars, values.cpu().unbind(), strict=True))
+
+
 def _domain_problems(model: nn.Module, sources: list[str]) -> list[str]:
     """An objective that tells domains apart must know how many there are."""
     needy = [
@@ -210,6 +235,19 @@ def _teacher_and_data_problems(model: nn.Module, dataset: object) -> list[str]:
             "(tools/train.py --modalities does both)"
         )
     optional = set(getattr(dataset, "optional_modalities", ())) & set(wanted or ())
+    may_lack = optional or getattr(dataset, "on_error", "raise") == "skip"
+    synced = [
+        name
+        for name, module in getattr(model, "objectives", nn.Module()).named_modules()
+        if isinstance(module, nn.SyncBatchNorm)
+    ]
+    if synced and may_lack:
+        problems.append(
+            f"objectives have SyncBatchNorm ({synced[0]}), and a process with fewer "
+            "than two readable samples of a modality would not take part in it, so all "
+            "would wait for ever: leave sync_bn out, or set the datasets' "
+            "optional_modalities=() and on_error='raise'"
+        )
     synced = [
         m
         for m in sorted(optional)

@@ -50,7 +50,7 @@ def connected_zero(*parts: nn.Module | Tensor) -> Tensor:
 
 
 def encode_present(
-    module: nn.Module, values: Tensor, present: Tensor
+    module: nn.Module, values: Tensor, present: Tensor, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Runs a module that has BatchNorm on the rows of present samples alone.
 
@@ -61,12 +61,15 @@ def encode_present(
         module: ``(n, d) -> (n, k)``, with ``k`` as its ``out_channels``.
         values: ``(N, d)``.
         present: ``(N,) bool``.
+        rows: Their indices, if they are known: ``StepOutputs.rows``. Deriving them
+            waits for the device.
 
     Returns:
         ``(N, k)``, connected to ``module`` and ``values``, with zeros in the rows
         that were not encoded, and ``(N,) bool``: the rows that were.
     """
-    rows = present.nonzero().squeeze(1)
+    if rows is None:
+        rows = present.nonzero().squeeze(1)
     if len(rows) < (2 if module.training else 1):
         zero = connected_zero(module, values).to(values.device)
         return zero.expand(len(values), module.out_channels), present & False
@@ -139,12 +142,17 @@ class ModalityProjectors(BaseModule):
         )
 
     def forward(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]
+        self,
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """``{modality: (N, k)}`` and which rows were encoded, ``{modality: (N,)}``."""
         encoded, usable = {}, {}
         for m, head in self.heads.items():
-            encoded[m], usable[m] = encode_present(head, features[m], present[m])
+            encoded[m], usable[m] = encode_present(
+                head, features[m], present[m], rows.get(m)
+            )
         return encoded, usable
 
 

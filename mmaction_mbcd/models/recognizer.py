@@ -214,6 +214,11 @@ class MultiModalRecognizer(BaseModel):
                     f"{type(objective).__name__} trains unimodal heads: set "
                     "model.unimodal_head and probe=False"
                 )
+            if objective.needs_heads and not len(self.unimodal_heads):
+                problems.append(
+                    f"{type(objective).__name__} compares unimodal confidences: set "
+                    "model.unimodal_head (probe=True will do)"
+                )
         if self.inner_step is not None:
             problems += self._inner_step_problems(trained_heads)
         if problems:
@@ -360,6 +365,8 @@ class MultiModalRecognizer(BaseModel):
 
     def loss(self, inputs: dict[str, Tensor], data_samples: list) -> dict[str, Tensor]:
         """One training step up to its losses; the wrapper's backward follows."""
+        if any(objective.needs_domains for objective in self.objectives):
+            _check_domains(data_samples, self.num_domains)
         batch = self._read(inputs, data_samples)
         states = self._stems(inputs, batch)
         outputs = self._unimodal(states, batch, perturb=True)  # at theta
@@ -380,8 +387,6 @@ class MultiModalRecognizer(BaseModel):
             )
             outputs.teacher_started = self._bound.started
         self._embed(outputs)
-        if any(objective.needs_domains for objective in self.objectives):
-            _check_domains(data_samples, self.num_domains)
         if any(objective.needs_theta for objective in self.objectives):
             outputs.theta = self._theta()
             if self._bound.inner_step is not None:
@@ -460,9 +465,10 @@ class MultiModalRecognizer(BaseModel):
         first = inputs[self.modalities[0]]
         count, device = len(first), first.device
         data_samples = data_samples or [None] * count
-        present, rows = {}, {}
+        present, rows, alive = {}, {}, [False] * count
         for m in self.modalities:
             has = [_metainfo(s, "present", {}).get(m, True) for s in data_samples]
+            alive = [a or b for a, b in zip(alive, has, strict=True)]
             # No copy to the device, so no wait, in the usual case.
             if all(has):
                 present[m] = torch.ones(count, dtype=torch.bool, device=device)
@@ -473,18 +479,19 @@ class MultiModalRecognizer(BaseModel):
                 rows[m] = _on(device, kept, torch.long)
         labels = [s.gt_label for s in data_samples if s is not None and "gt_label" in s]
         domains = [_metainfo(s, "domain_index", -1) for s in data_samples]
-        skipped = [bool(_metainfo(s, "skipped", "")) for s in data_samples]
+        # Skipped, or without any of the model's modalities (it may use fewer than the
+        # dataset yields).
+        alive = [
+            a and not _metainfo(s, "skipped", "")
+            for a, s in zip(alive, data_samples, strict=True)
+        ]
         return _Batch(
             labels=torch.cat(labels) if len(labels) == count else None,
             domains=_on(device, domains, torch.long),
             present=present,
             rows=rows,
-            readable=(
-                _on(device, [not s for s in skipped], torch.bool)
-                if any(skipped)
-                else None
-            ),
-            skipped=sum(skipped),
+            readable=(None if all(alive) else _on(device, alive, torch.bool)),
+            skipped=alive.count(False),
             views=1 + max(_metainfo(s, "view", 0) for s in data_samples),
         )
 
@@ -561,6 +568,7 @@ class MultiModalRecognizer(BaseModel):
             labels=batch.labels,
             domains=batch.domains,
             present=batch.present,
+            rows=self._row_indices(batch),
             readable=batch.readable,
             features=features,
             raw_features=raw_features,
@@ -576,6 +584,12 @@ class MultiModalRecognizer(BaseModel):
                     outputs.unimodal_logits[m], batch.labels, batch.present[m]
                 )
         return outputs
+
+    @staticmethod
+    def _row_indices(batch: _Batch) -> dict[str, Tensor]:
+        count = len(batch.domains)
+        whole = torch.arange(count, device=batch.domains.device)
+        return {m: whole if rows is None else rows for m, rows in batch.rows.items()}
 
     def _theta(self) -> dict[str, dict[str, nn.Parameter]]:
         """Trainable parameters of each encoder and of its unimodal head."""
@@ -595,9 +609,7 @@ class MultiModalRecognizer(BaseModel):
     def _embed(self, outputs: StepOutputs) -> None:
         for objective in self.objectives:
             if objective.embeds:
-                outputs.embeddings[objective.embeds] = objective.embed(
-                    outputs.features, outputs.present
-                )
+                outputs.embeddings[objective.embeds] = objective.embed(outputs)
 
     def _inner_update(self, outputs: StepOutputs) -> dict[str, dict[str, Tensor]]:
         """Theta' of eq. 5, from the unimodal cross-entropies alone."""

@@ -44,6 +44,8 @@ class StepOutputs:
         domains: ``(N,)`` index of each sample's domain among the sources, -1 for a
             target.
         present: ``{modality: (N,) bool}``, which samples have the modality.
+        rows: ``{modality: indices}`` of the present samples, as the host knows them:
+            using them does not wait for the device. Empty: derive them.
         readable: ``(N,) bool``, which samples have any modality at all; None if all
             have. The others could not be read and take part in nothing.
         features: ``{modality: (N, d)}`` at theta: pooled, after LayerNorm if there
@@ -72,6 +74,7 @@ class StepOutputs:
     labels: Tensor | None = None
     domains: Tensor | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
     readable: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     raw_features: dict[str, Tensor] = field(default_factory=dict)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
@@ -18,17 +20,65 @@ class LoadReport:
     Attributes:
         matched: Keys of the backbone that were filled.
         missing: Keys of the backbone that the file lacks.
-        unexpected: Keys of the file, after renaming, that the backbone lacks.
+        unexpected: Keys of the file, after renaming, that the backbone lacks and
+            has no part for, such as VGGSound's ``fc.weight``.
+        left_out: Keys of the file without the prefix, such as MMAction2's
+            ``cls_head.fc_cls.weight``.
     """
 
     matched: list[str]
     missing: list[str]
     unexpected: list[str]
+    left_out: list[str]
 
 
 def _shortened(keys: list[str], limit: int = 5) -> str:
     rest = len(keys) - limit
     return ", ".join(keys[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _fetched(url: str) -> object:
+    """What lies at a URL, kept in ``torch.hub``'s folder; the first process fetches.
+
+    MMEngine's loader for URLs would run whatever code the pickle holds. This one
+    admits what :func:`torch.load` admits from a local file.
+    """
+    content = None
+    for turn in (True, False):
+        if (get_rank() == 0) == turn:
+            content = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, weights_only=True
+            )
+        barrier()
+    return content
+
+
+def _content(checkpoint: str) -> dict:
+    """The dict that a checkpoint file or URL holds."""
+    remote = re.match("https?://", checkpoint)
+    try:
+        if remote:
+            content = _fetched(checkpoint)
+        else:
+            content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file raises anything
+        lines = str(error).splitlines() or ["it ends early"]
+        # torch says first how to turn its check off, and then what it found.
+        reason = next((x for x in lines if "Unsupported" in x), lines[0]).strip()
+        kept = f", after deleting it in {torch.hub.get_dir()}/checkpoints,"
+        raise ValueError(
+            f"{checkpoint} cannot be loaded ({type(error).__name__}: {reason}). If it "
+            f"is damaged, fetch it again{kept if remote else ''} or give another; if "
+            "it holds more than tensors, load it where you trust it and save its "
+            "weights alone"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{checkpoint} holds a {type(content).__name__}; expected a dict of weights"
+        )
+    return content
 
 
 def load_backbone(
@@ -45,7 +95,7 @@ def load_backbone(
         checkpoint: Path or URL. The weights may lie under ``state_dict``,
             ``model_state_dict`` or ``model``, or be the whole file.
         prefix: Only keys that start with it are read; it is cut off. The rest of
-            the file (a classification head, say) is not looked at.
+            the file (a classification head, say) is left out, and reported.
         rename: ``(pattern, replacement)`` regular expressions applied, in order,
             to what follows the prefix.
         skip: Regular expression; keys of the backbone that match it stay as they
@@ -56,19 +106,24 @@ def load_backbone(
         What matched, which is also logged.
 
     Raises:
-        ValueError: If the backbone has a parameter or statistic that the file
-            does not fill, or of another shape. A half-loaded backbone would be a
-            silent random layer.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read; if the backbone has a parameter or statistic
+            that the file does not fill, or of another shape (a half-loaded backbone
+            would be a silent random layer); or if the file has more of a part that
+            the backbone has, so that it was made for a deeper network. The backbone
+            is then unchanged.
     """
-    content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+    content = _content(checkpoint)
     for key in _STATE_KEYS:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    state = {}
+    state, left_out = {}, []
     for key, value in content.items():
         key = re.sub(r"^module\.", "", key)
-        if key.startswith(prefix):
+        if not key.startswith(prefix):
+            left_out.append(key)
+        else:
             key = key[len(prefix) :]
             for pattern, replacement in rename:
                 key = re.sub(pattern, replacement, key)
@@ -94,24 +149,32 @@ def load_backbone(
         matched=[key for key in own if key in state],
         missing=missing,
         unexpected=[key for key in state if key not in own],
+        left_out=left_out,
     )
+    parts = {name for name, _ in backbone.named_children()}
+    surplus = [
+        key
+        for key in report.unexpected
+        if key.partition(".")[0] in parts and not key.endswith("num_batches_tracked")
+    ]
     summary = (
         f"{checkpoint}: {len(report.matched)} of {len(own)} keys of "
         f"{type(backbone).__name__} matched, {len(missing)} missing, "
-        f"{len(report.unexpected)} unexpected"
+        f"{len(report.unexpected)} unexpected, {len(left_out)} left out"
     )
-    if missing or wrong_shape:
+    if missing or wrong_shape or surplus:
         sample = _shortened(list(content))
         raise ValueError(
             f"wrong weights. {summary}."
             + (f" Missing: {_shortened(missing)}." if missing else "")
             + (f" Other shape: {_shortened(wrong_shape)}." if wrong_shape else "")
+            + (f" Not in the model: {_shortened(surplus)}." if surplus else "")
             + f" The file has keys such as {sample}; the prefix looked for is "
-            f"{prefix!r}. Give the file made for this backbone, or set prefix and "
-            "rename of the encoder's `pretrained`."
+            f"{prefix!r}. Give the file made for this backbone, or set prefix, rename "
+            "and skip of the encoder's `pretrained`."
         )
     backbone.load_state_dict(state, strict=False)
-    if report.unexpected:
-        summary += f" ({_shortened(report.unexpected)})"
+    if rest := report.unexpected + left_out:
+        summary += f" (not loaded: {_shortened(rest)})"
     print_log(summary, logger="current")
     return report

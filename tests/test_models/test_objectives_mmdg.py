@@ -85,18 +85,14 @@ def outputs_of(
 def step(objective, outputs, started=True):
     """What the recognizer does with an objective."""
     if objective.embeds:
-        outputs.embeddings[objective.embeds] = objective.embed(
-            outputs.features, outputs.present
-        )
+        outputs.embeddings[objective.embeds] = objective.embed(outputs)
     if objective.needs_teacher:
         averaged = copy.deepcopy(objective).eval()
         outputs.teacher, outputs.teacher_started = StepOutputs(), started
         with torch.no_grad():
             for p in averaged.parameters():
                 p.mul_(1.1)
-            outputs.teacher.embeddings[objective.embeds] = averaged.embed(
-                outputs.features, outputs.present
-            )
+            outputs.teacher.embeddings[objective.embeds] = averaged.embed(outputs)
     return objective(outputs)
 
 
@@ -1001,7 +997,7 @@ def test_the_teacher_s_projections_are_the_averaged_ones():
     toy_step(toy, "cmrf")
     outputs = found["outputs"]
     averaged = toy._bound.teacher.objectives[1]
-    expected = averaged.embed(outputs.teacher.features, outputs.present)
+    expected = averaged.embed(outputs.teacher)
     for m, r in outputs.teacher.embeddings["flattening"].items():
         assert torch.allclose(r, expected[m]) and not r.requires_grad
         assert not torch.allclose(r, outputs.embeddings["flattening"][m], atol=1e-3)

@@ -1,7 +1,5 @@
 """What every objective is."""
 
-from collections.abc import Mapping
-
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -18,6 +16,7 @@ class Objective(BaseModule):
     Attributes:
         needs_teacher: The objective reads ``outputs.teacher``.
         needs_unimodal: The objective trains through ``outputs.unimodal_logits``.
+        needs_heads: The objective reads ``outputs.unimodal_logits``; probes will do.
         needs_domains: The objective reads ``outputs.domains``; every training sample
             must have a source domain.
         needs_theta: The objective reads ``outputs.theta`` and takes gradients.
@@ -31,14 +30,13 @@ class Objective(BaseModule):
 
     needs_teacher = False
     needs_unimodal = False
+    needs_heads = False
     needs_domains = False
     needs_theta = False
     fills: tuple[str, ...] = ()
     embeds = ""
 
-    def embed(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def embed(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """Embeddings ``{modality: (N, k)}`` that teacher and student compare."""
         return {}
 

@@ -174,7 +174,7 @@ class GradientModulation(Objective):
         ValueError: With fewer than two modalities, or for unknown terms.
     """
 
-    needs_domains = True
+    needs_heads = True
     needs_theta = True
     fills = ("channels", "num_domains")
 
@@ -205,6 +205,7 @@ class GradientModulation(Objective):
         self.domain_weight, self.reversal = domain_weight, reversal
         self.modulation, self.projection = modulation, projection
         self.modalities = list(channels)
+        self.needs_domains = num_domains > 1
         self.projectors = self.discriminator = None
         if num_domains > 1:
             self.projectors = ModuleDict(
@@ -216,10 +217,8 @@ class GradientModulation(Objective):
         """``loss_gmp`` (zero; see above), ``loss_domain``, and the log values.
 
         Raises:
-            RuntimeError: If no classification loss stands before it, or there are no
-                unimodal logits.
+            RuntimeError: If no classification loss stands before it.
         """
-        self._check(outputs)
         classification = torch.stack(self._terms(outputs)).sum()
         here = {m: outputs.present[m].any() for m in self.modalities}
         q = {
@@ -232,18 +231,11 @@ class GradientModulation(Objective):
         sigma = {m: torch.ones_like(r) for m, r in rho.items()}
         losses, domain = {}, None
         if self.discriminator is not None:
-            domain, c = self._domains(outputs)
-            sigma = confidence_ratios(c, here, invert=True)
+            domain, c, encoded = self._domains(outputs)
+            sigma = confidence_ratios(c, encoded, invert=True)
             losses["loss_domain"] = domain
         correction, logs = self._correction(outputs, classification, domain, rho, sigma)
         return losses | {"loss_gmp": correction - correction.detach()} | logs
-
-    def _check(self, outputs: StepOutputs) -> None:
-        if not outputs.unimodal_logits:
-            raise RuntimeError(
-                "GradientModulation compares unimodal confidences and needs unimodal "
-                "heads: set model.unimodal_head (probe=True will do)"
-            )
 
     def _terms(self, outputs: StepOutputs) -> list[Tensor]:
         names = ["loss_fused"] if "fused" in self.terms else []
@@ -258,19 +250,26 @@ class GradientModulation(Objective):
             )
         return found
 
-    def _domains(self, outputs: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The domain loss, gradient-reversed, and the domain confidences c."""
-        losses, confidences = [], {}
+    def _domains(
+        self, outputs: StepOutputs
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The domain loss, gradient-reversed, the confidences c, and who has one."""
+        losses, confidences, encoded = [], {}, {}
         for m in self.modalities:
             reversed_ = reverse_gradient(outputs.features[m], self.reversal)
             projected = self.projectors[m](reversed_)
             logits, rows = encode_present(
-                self.discriminator, projected, outputs.present[m]
+                self.discriminator,
+                projected,
+                outputs.present[m],
+                outputs.rows.get(m),
             )
             ce = functional.masked_cross_entropy(logits, outputs.domains, rows)
             losses.append(ce + connected_zero(projected))
             confidences[m] = truth_probability(logits, outputs.domains, rows)
-        return self.domain_weight * torch.stack(losses).sum(), confidences
+            # One present row alone does not pass BatchNorm and has no confidence.
+            encoded[m] = rows.any()
+        return self.domain_weight * torch.stack(losses).sum(), confidences, encoded
 
     def _correction(
         self,
@@ -281,38 +280,41 @@ class GradientModulation(Objective):
         sigma: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The surrogate whose gradient GMP adds, and the log values."""
-        names = [(m, n) for m in self.modalities for n in outputs.theta[m]]
-        parameters = [outputs.theta[m][n] for m, n in names]
-        a = dict(zip(names, outputs.gradient(classification, parameters), strict=True))
-        b = {}
-        if domain is not None:
-            b = dict(zip(names, outputs.gradient(domain, parameters), strict=True))
+        parameters = [p for m in self.modalities for p in outputs.theta[m].values()]
+        of_class = iter(outputs.gradient(classification, parameters))
+        of_domain = iter(
+            outputs.gradient(domain, parameters) if domain is not None else ()
+        )
         total, logs = [], {}
         for m in self.modalities:
+            own = outputs.theta[m]
+            # Theta lists the encoder before its head, whose gradient is only scaled.
+            head = sum(p.numel() for n, p in own.items() if n.startswith("head."))
+            a = _flat([next(of_class) for _ in own])
+            b = torch.zeros_like(a)
+            if domain is not None:
+                b = _flat([next(of_domain) for _ in own])
             k = modulation_coefficient(rho[m], self.alpha_class)
             p = modulation_coefficient(sigma[m], self.alpha_domain)
             if not self.modulation:
                 k, p = torch.ones_like(k), torch.ones_like(p)
-            own = [key for key in names if key[0] == m]
-            new_a = {key: k * a[key] for key in own}
-            new_b = {key: p * b[key] for key in own if b}
-            gamma = rho[m] / sigma[m]
-            if b and self.projection:
-                inner = [key for key in own if not key[1].startswith("head.")]
-                for_a, for_b, conflict = resolve_conflict(
-                    [new_a[key] for key in inner],
-                    [new_b[key] for key in inner],
-                    gamma >= 1,
+            new_a, new_b = k * a, p * b
+            if domain is not None and self.projection:
+                cut = len(a) - head
+                (for_a,), (for_b,), conflict = resolve_conflict(
+                    [new_a[:cut]], [new_b[:cut]], rho[m] >= sigma[m]
                 )
-                new_a |= zip(inner, for_a, strict=True)
-                new_b |= zip(inner, for_b, strict=True)
-                logs[f"conflict/{m}"] = conflict.to(gamma.dtype)
-            for key in own:
-                change = new_a[key] - a[key]
-                if b:
-                    change = change + new_b[key] - b[key]
-                total.append((outputs.theta[m][key[1]] * change.detach()).sum())
+                new_a = torch.cat([for_a, new_a[cut:]])
+                new_b = torch.cat([for_b, new_b[cut:]])
+                logs[f"conflict/{m}"] = conflict.to(a.dtype)
+            change = (new_a - a) + (new_b - b)
+            total.append(torch.dot(_flat(list(own.values())), change.detach()))
             logs |= {f"rho/{m}": rho[m], f"k/{m}": k}
             if domain is not None:
+                gamma = rho[m] / sigma[m].clamp(min=1e-6)
                 logs |= {f"sigma/{m}": sigma[m], f"p/{m}": p, f"gamma/{m}": gamma}
         return torch.stack(total).sum(), logs
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([x.flatten() for x in tensors])

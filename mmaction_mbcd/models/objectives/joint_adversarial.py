@@ -146,7 +146,10 @@ class JointAdversarialLoss(Objective):
         for m, projector in self.domain_projectors.items():
             z = reverse_gradient(outputs.features[m], self.domain_reversal)
             own, usable[m] = encode_present(
-                self.local_discriminator, projector(z), outputs.present[m]
+                self.local_discriminator,
+                projector(z),
+                outputs.present[m],
+                outputs.rows.get(m),
             )
             logits[m] = at_least_float32(own)
         return logits, usable

@@ -83,7 +83,7 @@ class NonpolarizedEmbedding(Objective):
                 "train_dataloader.collate_fn=dict(type='collate_views')"
             )
         embeddings, usable = self.projectors(
-            shared_halves(outputs.features), outputs.present
+            shared_halves(outputs.features), outputs.present, outputs.rows
         )
         shifted = {
             m: formulas.mean_shift(e, usable[m], self.neighbours)

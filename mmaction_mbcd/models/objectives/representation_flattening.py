@@ -81,11 +81,9 @@ class RepresentationFlattening(Objective):
         self.temperatures = (temperature, base_temperature)
         self.projectors = ModalityProjectors(channels, hidden_channels, out_channels)
 
-    def embed(
-        self, features: Mapping[str, Tensor], present: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def embed(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``r``; rows that were not encoded are zero."""
-        return self.projectors(features, present)[0]
+        return self.projectors(outputs.features, outputs.present, outputs.rows)[0]
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_contrast`` and ``loss_flattening``."""

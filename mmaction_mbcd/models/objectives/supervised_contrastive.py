@@ -68,7 +68,7 @@ class SupervisedContrastiveLoss(Objective):
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_contrast``."""
         embeddings, usable = self.projectors(
-            shared_halves(outputs.features), outputs.present
+            shared_halves(outputs.features), outputs.present, outputs.rows
         )
         loss = formulas.supervised_contrastive(
             embeddings, outputs.labels, usable, *self.temperatures
