@@ -48,7 +48,10 @@ def batch_of(method, seed, count=8):
 
 
 def method_worker(rank, port, folder):
-    """Three steps of every method under DistributedDataParallel, finding no unused."""
+    """Steps of every method under DistributedDataParallel, which finds no unused.
+
+    Process 1 has no audio, then one row of it, then nothing readable, then all.
+    """
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     init_default_scope("mmaction")
@@ -65,8 +68,16 @@ def method_worker(rank, port, folder):
             [p for p in model.parameters() if p.requires_grad], 0.01
         )
         wrapper = OPTIM_WRAPPERS.build(wrapper)
-        for seed in range(3):
+        for seed in range(4):
             inputs, samples = batch_of(method, 10 * seed + rank)
+            for row, sample in enumerate(samples if rank else ()):
+                present = dict(sample.present)
+                if seed == 2:
+                    sample.set_metainfo(dict(skipped="cut off"))
+                    present = dict.fromkeys(present, False)
+                elif seed < 2 and row >= seed:
+                    present["audio"] = False
+                sample.set_metainfo(dict(present=present))
             logs = wrapped.train_step(
                 dict(inputs=inputs, data_samples=samples), wrapper
             )

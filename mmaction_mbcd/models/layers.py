@@ -30,6 +30,10 @@ def reverse_gradient(x: Tensor, factor: float) -> Tensor:
 
     What follows learns to tell domains apart, what precedes learns to prevent it
     (Ganin and Lempitsky, ICML 2015).
+
+    Args:
+        x: Any shape.
+        factor: Not negative.
     """
     return _ReverseGradient.apply(x, factor)
 
@@ -39,6 +43,9 @@ def connected_zero(*parts: nn.Module | Tensor) -> Tensor:
 
     A term that nothing of a batch contributes to returns it, so that its parameters
     receive a (zero) gradient; DistributedDataParallel would wait for ever without.
+
+    Args:
+        parts: Modules, of which the trainable parameters count, and tensors.
     """
     zero = torch.zeros(())
     for part in parts:
@@ -195,6 +202,8 @@ class Translator(BaseModule):
 class DomainProjector(BaseModule):
     """``Linear - ReLU - Dropout``: a modality's feature for a shared discriminator.
 
+    Of the published code of JAT and GMP (arXiv 2605.06643).
+
     Args:
         in_channels: ``d`` of the modality.
         out_channels: Width that all modalities get.
@@ -223,6 +232,8 @@ class DomainProjector(BaseModule):
 
 class DomainDiscriminator(BaseModule):
     """``Linear - BN - ReLU - Linear``: which source domain is it?
+
+    Of the published code of JAT and GMP (arXiv 2605.06643).
 
     One for all modalities, after each one's :class:`DomainProjector`. Call it through
     :func:`encode_present` where modalities may be missing.

@@ -87,8 +87,12 @@ def directed_pairs(
     """The pairs ``(p, q)`` of RNA-Net's ratio ``n_p / n_q``, which is not symmetric.
 
     In declared order, p before q, but ``denominator`` is always q: with video, audio
-    and flow (v, a), (v, f) and (f, a), as in the published code. None keeps the
-    declared order.
+    and flow (v, a), (v, f) and (f, a), as in the published code.
+
+    Args:
+        pairs: Unordered pairs, in declared order.
+        denominator: A modality, which need not be among them, or None to keep the
+            declared order.
     """
     return [(q, p) if p == denominator else (p, q) for p, q in pairs]
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmaction_mbcd.engine import MBCDOptimWrapper
 from mmaction_mbcd.models.objectives.gradient_modulation import (
     confidence_ratios,
     modulation_coefficient,
@@ -265,8 +266,6 @@ def test_a_modality_that_the_batch_lacks():
     assert found.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     assert all(torch.isfinite(g).all() for g in found.values())
     assert losses["rho/flow"].item() == losses["k/flow"].item() == 1
-    two = gmp(("video", "audio"))
-    assert two is not None
     q = losses["rho/video"].item() * losses["rho/audio"].item()
     assert q == pytest.approx(1, abs=1e-4)  # they are compared with each other alone
 
@@ -277,9 +276,83 @@ def test_probes_are_enough():
         probe=True,
         extra_objectives=[dict(type="GradientModulation", terms=["fused"])],
     )
-    losses = model.loss(*toy_batch())
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    inputs, samples = toy_batch()
+    losses = model.loss(inputs, samples)
     total(losses).backward()
+    found = gradients(model)
+    plain = build_toy(num_domains=2, probe=True)
+    expected = plain.loss(inputs, samples)
+    total(expected).backward()
+    without = gradients(plain)
     assert losses["rho/video"].item() != 1
+    for m in ("video", "audio"):
+        assert torch.equal(losses[f"loss_probe_{m}"], expected[f"loss_probe_{m}"])
+    # Only the encoders' gradients are modified.
+    for name, gradient in without.items():
+        same = torch.allclose(found[name], gradient, atol=1e-12)
+        assert same == (not name.startswith("encoders.")), name
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 5, 6, 7], None])
+def test_one_row_of_a_modality_has_no_domain_confidence(rows):
+    """One row alone does not pass BatchNorm: there is nothing to compare."""
+    model = gmp()
+    inputs, samples = (
+        toy_batch(count=1) if rows is None else toy_batch(absent={"audio": rows})
+    )
+    losses = model.loss(inputs, samples)
+    total(losses).backward()
+    for m in ("video", "audio"):
+        assert losses[f"sigma/{m}"].item() == losses[f"p/{m}"].item() == 1
+        assert math.isfinite(losses[f"gamma/{m}"].item())
+    assert all(torch.isfinite(g).all() for g in gradients(model).values())
+
+
+def test_the_loss_scale_changes_nothing():
+    """What float16 needs: gradients are taken at 65536 times the loss."""
+
+    class Scaled(MBCDOptimWrapper):
+        def _inner_scale(self, loss):
+            return torch.tensor(65536.0, dtype=loss.dtype)
+
+    plain, scaled = gmp(), gmp()
+    inputs, samples = toy_batch(seed=1)
+    total(plain.loss(inputs, samples)).backward()
+    scaled.bind_inner_step(Scaled(torch.optim.SGD(scaled.parameters(), 0.1)))
+    total(scaled.loss(inputs, samples)).backward()
+    ours, expected = gradients(scaled), gradients(plain)
+    assert all(torch.equal(ours[n], expected[n]) for n in expected)
+
+
+def test_float16_without_the_loss_scale_is_refused():
+    model = gmp().float()
+    inputs, samples = toy_batch(dtype=torch.float32)
+    with torch.autocast("cpu", torch.float16):
+        with pytest.raises(RuntimeError, match="set optim_wrapper.type to AmpMBCD"):
+            model.loss(inputs, samples)
+
+
+def test_accumulation_averages_the_modified_gradients():
+    model = gmp()
+    batches = [toy_batch(seed=s) for s in (1, 2)]
+    expected = {}
+    for inputs, samples in batches:
+        total(model.loss(inputs, samples)).backward()
+        for n, g in gradients(model).items():
+            expected[n] = expected.get(n, 0) + g / 2
+        model.zero_grad()
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    wrapper = MBCDOptimWrapper(torch.optim.SGD(trained, 1.0), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 2)
+    for inputs, samples in batches:
+        model.train_step(dict(inputs=inputs, data_samples=samples), wrapper)
+    for n, p in model.named_parameters():
+        if n in expected:
+            assert torch.allclose(start[n] - p, expected[n], atol=1e-12), n
 
 
 @pytest.mark.parametrize(
@@ -305,13 +378,9 @@ def test_it_must_stand_behind_the_classification():
 
 
 def test_it_needs_unimodal_heads():
-    model = build_toy(
-        num_domains=2, unimodal_head=None, extra_objectives=[
-            dict(type="GradientModulation")
-        ],
-    )  # fmt: skip
-    with pytest.raises(RuntimeError, match="set model.unimodal_head"):
-        model.loss(*toy_batch())
+    objectives = [dict(type="GradientModulation")]
+    with pytest.raises(ValueError, match="set model.unimodal_head"):
+        build_toy(num_domains=2, unimodal_head=None, extra_objectives=objectives)
 
 
 def test_a_sample_of_no_source_domain_is_named():

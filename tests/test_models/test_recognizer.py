@@ -389,6 +389,22 @@ def test_a_skipped_sample_takes_part_in_nothing():
         assert torch.allclose(ours[name], gradient, atol=1e-12), name
 
 
+def test_a_sample_without_the_model_s_modalities_takes_part_in_nothing():
+    """The dataset yields video too, but the model hears only."""
+    results = []
+    for how in ("absent", "skipped"):
+        model = build_toy(names=("video", "audio"), modalities=["audio"])
+        inputs, samples = toy_batch(absent={"audio": [2]})
+        if how == "skipped":
+            samples[2].set_metainfo(dict(skipped="x", present=dict(audio=False)))
+        losses = model.loss(inputs, samples)
+        total(losses).backward()
+        results.append((losses["loss_fused"], gradients(model)))
+    (loss, found), (expected, without) = results
+    assert torch.equal(loss, expected)
+    assert all(torch.equal(found[n], without[n]) for n in without)
+
+
 def test_a_batch_of_skipped_samples_gives_zero_gradients():
     model = full_model(neck=dict(type="AMDFusion", mode="fixed"))
     inputs, samples = toy_batch(count=2)

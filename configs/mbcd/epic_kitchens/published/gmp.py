@@ -5,3 +5,4 @@ model = dict(encoders={{_base_.drifting_stems}})
 train_cfg = {{_base_.method.published.train_cfg}}
 optim_wrapper = {{_base_.method.published.optim_wrapper}}
 param_scheduler = {{_base_.method.published.param_scheduler}}
+test_dataloader = dict(dataset=dict(eval_split="test"))

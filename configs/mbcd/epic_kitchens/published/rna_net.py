@@ -2,3 +2,4 @@
 
 _base_ = "../rna_net.py"
 model = dict(encoders={{_base_.drifting_stems}})
+test_dataloader = dict(dataset=dict(eval_split="test"))
