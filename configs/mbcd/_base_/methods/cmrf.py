@@ -7,12 +7,11 @@ upstream for EPIC-Kitchens and at 100 for HAC; until then it copies the student 
 nothing is distilled. The student is what is evaluated.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="CMRF",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
         probe=False,
         objectives=[
             dict(
@@ -33,7 +32,6 @@ method = dict(
             ),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
     custom_hooks=[
         dict(
             type="TeacherEMAHook",

@@ -6,12 +6,11 @@ trains 15 epochs without weight decay and tests the last; the paper gives no val
 The discriminator is trained, which the published code leaves out; docs/methods.md.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="GMP",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
         probe=False,
         objectives=[
             dict(type="ClassificationObjective", unimodal_weight=3.0),
@@ -27,7 +26,6 @@ method = dict(
     ),
     # It lends the loss scale to GMP's own gradients; no inner step is taken.
     optim_wrapper=dict(type="MBCDOptimWrapper"),
-    custom_hooks=[],
     # As the authors' code ran it, for the leaves below published/.
     published=dict(
         train_cfg=dict(max_epochs=15),

@@ -5,12 +5,11 @@ published code, which trains 15 epochs without weight decay and tests the last. 
 official repository differs; docs/methods.md says in what.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="JAT",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
         probe=False,
         objectives=[
             dict(
@@ -27,8 +26,6 @@ method = dict(
             ),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
-    custom_hooks=[],
     # As the authors' code ran it, for the leaves below published/.
     published=dict(
         train_cfg=dict(max_epochs=15),

@@ -5,12 +5,11 @@ Dong et al., ECCV 2024. Entropy weight 1e-3, temperature 1, mask ratio 0.3, 4 pa
 ratios of 0.7 and 0.3 and entropy weights of 1e-3 to 1 that vary with the target.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="MOOSA",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
         probe=False,
         objectives=[
             dict(
@@ -42,6 +41,4 @@ method = dict(
             dict(type="FeatureSplitLoss", weight=0.7),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
-    custom_hooks=[],
 )

@@ -6,13 +6,11 @@ which trains 15 epochs with a cosine to 1e-6. The training data must have two vi
 each clip; leaves take train_dataloader from here too.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="NEL",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
-        probe=True,
         objectives=[
             dict(type="ClassificationObjective", weight=0.5),
             dict(
@@ -29,8 +27,6 @@ method = dict(
             ),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
-    custom_hooks=[],
     train_dataloader=dict(dataset=dict(views=2)),
     # As the authors' code ran it, for the leaves below published/.
     published=dict(

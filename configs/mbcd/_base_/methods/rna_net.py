@@ -5,18 +5,14 @@ code of the benchmark arXiv 2605.06643, as in the other configs of compared meth
 There the unimodal heads are one linear layer; here they are probes, as ERM's.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="RNA-Net",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
-        probe=True,
         objectives=[
             dict(type="ClassificationObjective"),
             dict(type="NormAlignmentLoss", weight=1.0, denominator="audio"),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
-    custom_hooks=[],
 )

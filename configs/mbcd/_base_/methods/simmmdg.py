@@ -5,13 +5,11 @@ and projection heads: published code, the same for all data sets; upstream varie
 first with the target.
 """
 
+_base_ = "./parts/late_fusion.py"
+
 method = dict(
     name="SimMMDG",
     model=dict(
-        norm=None,
-        neck=dict(type="ConcatFusion"),
-        unimodal_head=dict(type="MLPHead", hidden_channels=None),
-        probe=True,
         objectives=[
             dict(type="ClassificationObjective"),
             dict(
@@ -31,6 +29,4 @@ method = dict(
             dict(type="FeatureSplitLoss", weight=0.7),
         ],
     ),
-    optim_wrapper=dict(type="OptimWrapper"),
-    custom_hooks=[],
 )
