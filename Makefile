@@ -46,7 +46,7 @@ demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 test: $(STAMP)  ## run the tests with coverage, JOBS at a time (fails under 90 %; ARGS: pytest's)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term \
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
 	    --cov-fail-under=90 $(ARGS)
 
 test-long: $(STAMP)  ## run the tests that take minutes

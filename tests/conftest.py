@@ -1,5 +1,6 @@
 """Makes ``tests.toys`` importable and keeps the tests' processes small."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def tiny_data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Ctrl-C as in a terminal: pytest-xdist's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
