@@ -178,6 +178,15 @@ def toy_run(work_dir, **kwargs):
     return cfg
 
 
+def stop_workers(loader):
+    """Ends persistent workers now.
+
+    The garbage collector may close their queues first; each then takes five seconds.
+    """
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator._shutdown_workers()
+
+
 def run_toy(work_dir, train=True, **kwargs):
     """Builds and, if asked, trains; an interruption by Trace is expected."""
     runner = QuickRunner.from_cfg(Config(toy_run(work_dir, **kwargs)))
@@ -186,6 +195,8 @@ def run_toy(work_dir, train=True, **kwargs):
             runner.train()
         except KeyboardInterrupt:
             pass
+        finally:
+            stop_workers(runner.train_loop.dataloader)
     return runner
 
 

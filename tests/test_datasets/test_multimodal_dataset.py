@@ -21,6 +21,7 @@ from mmaction_mbcd.datasets import (
     multimodal_dataset,
 )
 from mmaction_mbcd.datasets.transforms import mirror_flow
+from toy_runner import stop_workers
 
 ALL = ("video", "flow", "audio")
 
@@ -307,6 +308,7 @@ def epochs(root, workers, persistent=False, starts=(0, 0, 0)):
         sampler.set_epoch(epoch)
         sampler.set_start(start)
         items.append([item for batch in loader for item in batch])
+    stop_workers(loader)
     return items
 
 
