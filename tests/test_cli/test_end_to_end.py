@@ -95,7 +95,9 @@ def test_the_demo(repo, tmp_path):
     assert list((out / "mbcd").glob("*/vis_data/events.out.tfevents.*"))
 
 
-@pytest.mark.parametrize("method", ["erm", "mbcd"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("erm", marks=pytest.mark.long), "mbcd"]
+)
 def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, method):
     config = f"{CONFIGS}/{method}.py"
     done = run(
@@ -385,7 +387,9 @@ def train_and_test(repo, method, data, folder):
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("method", ["cmrf", "nel", "moosa_gmp"])
+@pytest.mark.parametrize(
+    "method", ["cmrf", pytest.param("nel", marks=pytest.mark.long), "moosa_gmp"]
+)
 def test_the_families_through_the_command_line(repo, tiny_data, tmp_path, method):
     """A running mean, two views, gradient modulation; plain ones and MBCD above."""
     found = train_and_test(repo, method, tiny_data, tmp_path)
