@@ -39,7 +39,10 @@ class TeacherEMAHook(EMAHook):
             such as ``StochasticWeightAverage``.
         ema_type: Any averaged model of MMEngine. ``MomentumAnnealingEMA`` (with
             ``gamma``) is the warm-up, which the paper does not have.
-        begin_iter: The teacher copies the student until this iteration.
+        begin_iter: The teacher copies the student in this many iterations and averages
+            from the next one on; only then is it ``started`` for the objectives. That
+            is CMRF's rule (upstream: ``step > start``, counted from 1). MMEngine's
+            hook begins one iteration earlier.
         evaluate: ``'teacher'`` or ``'student'``: which model is validated, tested
             and saved as ``state_dict``; the other lies under ``ema_state_dict``.
         update_buffers: Average floating BatchNorm statistics too; False copies the
@@ -130,7 +133,7 @@ class TeacherEMAHook(EMAHook):
         Raises:
             ValueError: If averaging would begin after the run's end.
         """
-        if self.begin_iter > runner.max_iters:
+        if self.begin_iter >= runner.max_iters:
             raise ValueError(
                 f"TeacherEMAHook(begin_iter={self.begin_iter}) would begin to average "
                 f"after the run's last iteration, {runner.max_iters}: lower begin_iter "
@@ -160,10 +163,16 @@ class TeacherEMAHook(EMAHook):
             self._handle = None
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Tells the model whether the teacher is more than a copy by now."""
+        """Tells the model whether the teacher averages by now."""
         self.src_model.bind_teacher(
-            self.ema_model.module, started=int(self.ema_model.steps) > 1
+            self.ema_model.module, started=self._ema_started(runner)
         )
+
+    def _ema_started(self, runner: Runner) -> bool:
+        """Whether the current iteration or epoch lies behind the beginning."""
+        if self.enabled_by_epoch:
+            return runner.epoch >= self.begin_epoch
+        return runner.iter >= self.begin_iter
 
     def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_) -> None:
         # A fused optimizer is called even when the scaler found infinities, and

@@ -76,16 +76,17 @@ def test_buffers_can_be_copied_instead_of_averaged(tmp_path):
 def test_a_late_start_copies_until_then(tmp_path):
     runner = run(tmp_path, dict(begin_iter=10))
     states = hook_of(runner, "Students").states
-    expected = recursion(states[8], states[9:], 0.9)  # iterations 1..9 copied
+    expected = recursion(states[9], states[10:], 0.9)  # iterations 1..10 copied
     teacher = hook_of(runner, EMA).ema_model.module
     for name, p in teacher.named_parameters():
         assert torch.allclose(p.double(), expected[name], atol=2e-7), name
 
 
 def test_the_running_mean_starts_half_and_half(tmp_path):
+    """CMRF upstream: step 21, the first behind 20, averages with the copy of 20."""
     hook = dict(beta=None, ema_type="StochasticWeightAverage", begin_iter=20)
     runner = run(tmp_path, hook)
-    states = hook_of(runner, "Students").states[18:]
+    states = hook_of(runner, "Students").states[19:]
     teacher = hook_of(runner, EMA).ema_model.module
     for name, p in teacher.named_parameters():
         mean = sum(s[name] for s in states) / len(states)
