@@ -92,7 +92,8 @@ class MultiModalRecognizer(BaseModel):
             the encoders' parameters by one gradient step on the unimodal losses
             before fusion (eq. 5). ``scope`` is a regular expression on
             ``<modality>.<parameter>``; ``bn_second_pass='shared'`` lets the second
-            pass update BatchNorm statistics too, as the published code does.
+            pass update BatchNorm statistics too, as the published code does: the
+            branch's, and those of a stem that drifts, which then runs twice.
         objectives: Configs of the losses, in the order in which they run.
         extra_objectives: More of them, behind those of the method: what is put on top
             of it.
@@ -319,7 +320,7 @@ class MultiModalRecognizer(BaseModel):
                 reported beside the own ones; None reports none. MMEngine's EMA
                 hook swaps weights for evaluation, so the lent module then holds
                 the student.
-            started: False as long as the teacher is only a copy of the student.
+            started: False in the iterations in which the teacher copies the student.
         """
         self._bound.teacher, self._bound.companion = teacher, companion
         self._bound.started = started
@@ -373,6 +374,9 @@ class MultiModalRecognizer(BaseModel):
         features = outputs.features
         if self.inner_step is not None:
             adapted = self._inner_update(outputs)  # theta' = theta - alpha grad
+            if self.inner_step["bn_second_pass"] == "shared":
+                # Equal outputs, but their statistics move once more, as published.
+                states = self._own_stems(inputs, batch, states)
             features, _ = self._encode(states, batch, adapted=adapted)
         self._fuse(outputs, features, batch)
         teacher = self._bound.teacher
@@ -514,7 +518,11 @@ class MultiModalRecognizer(BaseModel):
     def _own_stems(
         self, inputs: dict[str, Tensor], batch: _Batch, states: dict[str, State]
     ) -> dict[str, State]:
-        """Another recognizer's stem outputs, run again only where stems differ."""
+        """Stem outputs, run again only where BatchNorm drifts.
+
+        For another recognizer's ``states`` that is where the stems differ; for the
+        own ones, where a second pass moves the statistics.
+        """
         drifting = [
             m
             for m, encoder in self.encoders.items()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tests_support import assert_same_gradients, gradients
-from toys import PlainInnerStep, build_toy, labels_of, total, toy_batch
+from toys import PlainInnerStep, build_toy, labels_of, total, toy_batch, toy_config
 
 OBJECTIVES = [dict(type="ClassificationObjective")]
 MBCD = [*OBJECTIVES, dict(type="CollaborativeDistillation", weight=0.7)]
@@ -172,6 +172,29 @@ def test_batchnorm_statistics_of_the_second_pass(mode):
     same = torch.equal(own.running_mean, reference.running_mean)
     assert same == (mode == "discard")
     assert int(own.num_batches_tracked) == (1 if mode == "discard" else 2)
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("discard", 1), ("shared", 2)])
+def test_statistics_of_a_drifting_stem(mode, runs):
+    """One run moves them by 0.1 of the way to the batch's, two by 0.19."""
+    drifting = toy_config(batchnorm=True, frozen_stages=1)["encoders"]
+    for encoder in drifting.values():
+        encoder["stem_norm_eval"] = False
+    model = build_toy(encoders=drifting, inner_step=dict(bn_second_pass=mode))
+    still = build_toy(batchnorm=True, frozen_stages=1)
+    batch = toy_batch()
+    losses = run_step(model, batch, 0.1, 1)
+    for m, x in batch[0].items():
+        convolution, norm, _ = model.encoders[m].backbone.conv1
+        mean = convolution(x).mean(dim=(0, 2)).detach()
+        share = 1 - 0.9**runs
+        assert torch.allclose(norm.running_mean, share * mean, atol=1e-12, rtol=0)
+        untouched = still.encoders[m].backbone.conv1[1].running_mean
+        assert not untouched.any() and int(norm.num_batches_tracked) == runs
+    # The second run changes the statistics and nothing else.
+    once = build_toy(encoders=drifting, inner_step=dict(bn_second_pass="discard"))
+    for name, value in run_step(once, batch, 0.1, 1).items():
+        assert torch.allclose(losses[name], value, atol=1e-12, rtol=0), name
 
 
 def test_activation_checkpointing_on_adapted_branches_is_refused():
