@@ -19,6 +19,7 @@ from .transforms import MissingModalityError, UnreadableMediaError
 USES = ("train", "val", "test", "in_domain")
 POLICIES = ("raise", "skip")
 OVERLAPS = ("keep", "drop")
+SAMPLINGS = ("repaired", "published")
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
 
 # The row keys that every modality's pipeline does not get as they are.
@@ -58,8 +59,8 @@ class MultiModalDataset(BaseDataset):
     A pipeline gets a dict as the host's transforms expect it: ``filename`` (a path,
     or a tuple of paths), ``label``, ``start_index``, ``modality`` (``'RGB'``,
     ``'Flow'`` or ``'Audio'``), and further ``modality_key`` (our name of it),
-    ``sample_id``, ``domain``, and ``others``, the results of the modalities that are
-    finished. It leaves ``imgs`` or ``audios``.
+    ``sample_id``, ``domain``, ``sampling``, and ``others``, the results of the
+    modalities that are finished. It leaves ``imgs`` or ``audios``.
 
     In training every draw of a sample is a function of (seed, epoch, index) if the
     index is a :class:`SampleIndex`; with a stock sampler it depends on the state of
@@ -91,6 +92,14 @@ class MultiModalDataset(BaseDataset):
             HAC's human clips do; they are always reported). ``'keep'`` takes the rows
             as published. ``'drop'`` leaves them out of training, and counts them once
             in a target's full split.
+        sampling: Which frames of a file and which sound are a sample, for the
+            transforms that choose them (:class:`.OpenVideo`, :class:`.LoadWaveform`).
+            ``'repaired'``: any of the file's N frames, and the sound of their time by
+            the file's own rate. ``'published'``: as the loaders of the published code
+            of HAC (SimMMDG's and the benchmark's, arXiv 2605.06643): a file counts as
+            N - 1 frames, the frame before each sampled one is decoded, and sound is
+            cut at 24 frames per second; silence is a modality that is there. A row
+            that brings its own range of frames (EPIC-Kitchens' images) has it in both.
         views: Views of each clip in training, each with its own random draws. With 2
             an item is a list of two, for ``collate_views``.
         test_mode: Follows from ``use`` and need not be given.
@@ -130,6 +139,7 @@ class MultiModalDataset(BaseDataset):
         optional_modalities: Sequence[str] = ("audio",),
         on_error: str = "raise",
         overlap: str = "keep",
+        sampling: str = "repaired",
         views: int = 1,
         test_mode: bool | None = None,
         **kwargs,
@@ -149,6 +159,7 @@ class MultiModalDataset(BaseDataset):
         self.joint_augment = joint_augment
         self.optional_modalities = tuple(optional_modalities)
         self.on_error, self.overlap, self.views = on_error, overlap, views
+        self.sampling = sampling
         self._warned: set[int] = set()
 
         problems = self._problems(pipelines, domains)
@@ -199,6 +210,7 @@ class MultiModalDataset(BaseDataset):
             "eval_split": tuple(SPLITS),
             "on_error": POLICIES,
             "overlap": OVERLAPS,
+            "sampling": SAMPLINGS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -476,6 +488,7 @@ class MultiModalDataset(BaseDataset):
             start_index=0,
             modality=self.MODALITY_TYPES[modality],
             modality_key=modality,
+            sampling=self.sampling,
             others=finished,
         )
         results.update(row.get("extras", {}).get(modality, {}))

@@ -67,6 +67,7 @@ from rich.table import Table
 from ..cli import SPLITS, UsageError
 from ..datasets import MultiModalDataset
 from ..datasets.transforms import LoadWaveform, LogSpectrogram, OpenVideo
+from ..datasets.transforms.audio import PUBLISHED_FPS
 from ..datasets.transforms.frames import decode_image
 from ..datasets.transforms.loading import DECODER_ERRORS, PyAVReader, check_packets
 from .jobs import MediaError, read_packets
@@ -693,8 +694,11 @@ class Need:
     window: int = 1
 
     @classmethod
-    def of(cls, kind: str, pipeline: Iterable[object]) -> "Need":
-        """Of a pipeline that was built."""
+    def of(
+        cls, kind: str, pipeline: Iterable[object], sampling: str = "repaired"
+    ) -> "Need":
+        """Of a pipeline that was built, of a dataset with this ``sampling``."""
+        published = sampling == "published"
         facts = {}
         for step in pipeline:
             # A stock sampler with target_fps has no window that is known beforehand.
@@ -710,9 +714,9 @@ class Need:
                 facts |= dict(
                     span=step.span,
                     span_from=tuple(step.span_from),
-                    span_fps=step.span_fps,
+                    span_fps=step.span_fps or (PUBLISHED_FPS if published else None),
                     max_seconds=step.max_seconds,
-                    silence=step.silence,
+                    silence=0.0 if published else step.silence,
                     sample_rate=step.sample_rate,
                 )
             elif isinstance(step, LogSpectrogram):
@@ -856,7 +860,9 @@ def collect(cfg: Config) -> list[Clip]:
         classes = dataset.metainfo["classes"]
         needs = {
             modality: Need.of(
-                dataset.MODALITY_TYPES[modality], dataset.pipelines[modality]
+                dataset.MODALITY_TYPES[modality],
+                dataset.pipelines[modality],
+                dataset.sampling,
             )
             for modality in dataset.modalities
         }
@@ -1289,7 +1295,7 @@ class Report:
         if ends:
             yield (
                 f"{ends} clips: the sampled window may begin after the sound has "
-                "ended; the sound is absent then (is span_fps right?)"
+                "ended; it hears silence then"
             )
 
     def _first(self, csv_file: str | None) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""CMRF on EPIC-Kitchens."""
+"""CMRF on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/cmrf.py"]
 model = {{_base_.method.model}}

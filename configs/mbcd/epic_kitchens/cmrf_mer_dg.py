@@ -1,4 +1,7 @@
-"""MER-DG on top of CMRF, on EPIC-Kitchens."""
+"""MER-DG on top of CMRF, on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["./cmrf.py", "../_base_/add_ons/mer_dg.py"]
 method = dict(name="CMRF + MER-DG")

@@ -1,4 +1,7 @@
-"""EMA on EPIC-Kitchens."""
+"""EMA on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/ema.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""ERM on EPIC-Kitchens."""
+"""ERM on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/erm.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on EPIC-Kitchens."""
+"""GMP on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/gmp.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""JAT on EPIC-Kitchens."""
+"""JAT on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/jat.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""MBCD on EPIC-Kitchens."""
+"""MBCD on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/mbcd.py"]
 model = {{_base_.method.model}}

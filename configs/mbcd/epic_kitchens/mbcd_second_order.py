@@ -1,4 +1,7 @@
-"""MBCD with the second-order term of eq. 6."""
+"""MBCD with the second-order term of eq. 6.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/mbcd_second_order.py"]
 model = {{_base_.method.model}}

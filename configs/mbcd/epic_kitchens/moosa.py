@@ -1,4 +1,7 @@
-"""MOOSA on EPIC-Kitchens."""
+"""MOOSA on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/moosa.py"]
 model = {{_base_.method.model}}

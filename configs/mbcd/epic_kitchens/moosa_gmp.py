@@ -1,4 +1,7 @@
-"""GMP on top of MOOSA, on EPIC-Kitchens."""
+"""GMP on top of MOOSA, on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["./moosa.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="MOOSA + GMP")

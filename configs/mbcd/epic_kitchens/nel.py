@@ -1,4 +1,7 @@
-"""NEL on EPIC-Kitchens."""
+"""NEL on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/nel.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""RNA-Net on EPIC-Kitchens."""
+"""RNA-Net on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/rna_net.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on top of RNA-Net, on EPIC-Kitchens."""
+"""GMP on top of RNA-Net, on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["./rna_net.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="RNA-Net + GMP")

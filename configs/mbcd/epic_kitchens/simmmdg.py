@@ -1,4 +1,7 @@
-"""SimMMDG on EPIC-Kitchens."""
+"""SimMMDG on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/simmmdg.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on top of SimMMDG, on EPIC-Kitchens."""
+"""GMP on top of SimMMDG, on EPIC-Kitchens.
+
+Sampling: published.
+"""
 
 _base_ = ["./simmmdg.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="SimMMDG + GMP")

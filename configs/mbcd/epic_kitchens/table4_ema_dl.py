@@ -1,4 +1,9 @@
-"""Row 5 of the paper's Table 4: EMA and the distillation loss."""
+"""Row 5 of the paper's Table 4: EMA and the distillation loss.
+
+Distillation also teaches the modalities' own heads, so their losses are in the sum too.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table4_ema_dl.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""The paper's Table 7: MBCD with beta = 0.99."""
+"""The paper's Table 7: MBCD with beta = 0.99.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table7_beta_099.py"]
 model = {{_base_.method.model}}

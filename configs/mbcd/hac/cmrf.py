@@ -1,4 +1,7 @@
-"""CMRF on HAC."""
+"""CMRF on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/cmrf_hac.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on top of CMRF, on HAC."""
+"""GMP on top of CMRF, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./cmrf.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="CMRF + GMP")

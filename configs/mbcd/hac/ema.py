@@ -1,4 +1,7 @@
-"""EMA on HAC."""
+"""EMA on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/ema.py"]
 model = {{_base_.method.model}}

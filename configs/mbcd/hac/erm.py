@@ -1,4 +1,7 @@
-"""ERM on HAC."""
+"""ERM on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/erm.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""MER-DG on top of ERM, on HAC."""
+"""MER-DG on top of ERM, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./erm.py", "../_base_/add_ons/mer_dg.py"]
 method = dict(name="ERM + MER-DG")

@@ -1,4 +1,7 @@
-"""GMP on HAC."""
+"""GMP on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/gmp.py"]
 model = {{_base_.method.model}}

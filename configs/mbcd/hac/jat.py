@@ -1,4 +1,7 @@
-"""JAT on HAC."""
+"""JAT on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/jat.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""MBCD on HAC."""
+"""MBCD on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/mbcd.py"]
 model = {{_base_.method.model}}

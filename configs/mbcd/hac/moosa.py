@@ -1,4 +1,7 @@
-"""MOOSA on HAC."""
+"""MOOSA on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/moosa.py"]
 model = {{_base_.method.model}}

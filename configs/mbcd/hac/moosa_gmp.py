@@ -1,4 +1,7 @@
-"""GMP on top of MOOSA, on HAC."""
+"""GMP on top of MOOSA, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./moosa.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="MOOSA + GMP")

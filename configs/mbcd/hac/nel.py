@@ -1,4 +1,7 @@
-"""NEL on HAC."""
+"""NEL on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/nel.py"]
 model = {{_base_.method.model}}

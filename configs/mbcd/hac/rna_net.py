@@ -1,4 +1,7 @@
-"""RNA-Net on HAC."""
+"""RNA-Net on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/rna_net.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on top of RNA-Net, on HAC."""
+"""GMP on top of RNA-Net, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./rna_net.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="RNA-Net + GMP")

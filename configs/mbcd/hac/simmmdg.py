@@ -1,4 +1,7 @@
-"""SimMMDG on HAC."""
+"""SimMMDG on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/simmmdg.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""GMP on top of SimMMDG, on HAC."""
+"""GMP on top of SimMMDG, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./simmmdg.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="SimMMDG + GMP")

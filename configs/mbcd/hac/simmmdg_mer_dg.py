@@ -1,4 +1,7 @@
-"""MER-DG on top of SimMMDG, on HAC."""
+"""MER-DG on top of SimMMDG, on HAC.
+
+Sampling: published.
+"""
 
 _base_ = ["./simmmdg.py", "../_base_/add_ons/mer_dg.py"]
 method = dict(name="SimMMDG + MER-DG")

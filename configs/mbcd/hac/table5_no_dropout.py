@@ -1,4 +1,7 @@
-"""Row 1 of the paper's Table 5: MBCD without modality dropout."""
+"""Row 1 of the paper's Table 5: MBCD without modality dropout.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/table5_no_dropout.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,7 @@
-"""The paper's Table 7: MBCD with beta = 0.9."""
+"""The paper's Table 7: MBCD with beta = 0.9.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/table7_beta_09.py"]
 model = {{_base_.method.model}}

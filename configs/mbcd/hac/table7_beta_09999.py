@@ -1,4 +1,7 @@
-"""The paper's Table 7: MBCD with beta = 0.9999."""
+"""The paper's Table 7: MBCD with beta = 0.9999.
+
+Sampling: published.
+"""
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/table7_beta_09999.py"]
 model = {{_base_.method.model}}

@@ -19,6 +19,9 @@ from .loading import MissingModalityError, UnreadableMediaError
 
 SPANS = ("file", "frames", "segment")
 
+PUBLISHED_FPS = 24.0
+"""Frames per second that the published HAC loader takes for every file."""
+
 
 def first_loaded(results: dict, names: Sequence[str]) -> dict | None:
     """The results of the first of ``names`` whose pipeline sampled frames, if any."""
@@ -33,7 +36,15 @@ def first_loaded(results: dict, names: Sequence[str]) -> dict | None:
 class LoadWaveform(BaseTransform):
     """Reads the part of a sound file that belongs to the sample, as mono.
 
-    Channels are averaged. A file at another rate is resampled (polyphase).
+    Channels are averaged. A file at another rate is resampled (polyphase). Where the
+    track ends before the sampled frames begin, the sample hears silence: zeros. A
+    segment that lies behind the end was not recorded: the modality is missing.
+
+    With ``sampling='published'`` of the dataset, ``span='frames'`` is the time from
+    the first sampled frame to the last one, in the order of the clip and at 24 frames
+    per second whatever the file says, as the published HAC loader has it; of a clip
+    that loops that may be nothing, and is then silence. Silence is never a missing
+    modality there.
 
     Required keys: filename; for ``span='frames'`` the sampled frames of another
     modality, for ``'segment'`` the row's ``start`` and ``stop`` (s). Added: audios
@@ -42,17 +53,18 @@ class LoadWaveform(BaseTransform):
     Args:
         sample_rate: Rate of the result in Hz.
         span: ``'file'`` the whole file; ``'frames'`` the time that the sampled frames
-            of another modality cover, from the start of the first to the end of the
-            last (the published HAC code); ``'segment'`` from ``start`` to ``stop``
-            (EPIC-Kitchens). Further sound is never read.
+            of another modality cover, from the start of the earliest to the end of
+            the latest; ``'segment'`` from ``start`` to ``stop`` (EPIC-Kitchens).
+            Further sound is never read.
         span_from: For ``'frames'``: the modalities that may give the frames. The
             first one that the sample has already loaded does; with none of them in
             the config (audio alone) the whole file is taken.
         span_fps: Frames per second for turning those frames into time. ``None`` asks
-            their file. (The published HAC code assumes 24 for every file.)
+            their file; 24 with ``sampling='published'``.
         max_seconds: Longest part to read, from its start. ``None``: no limit.
-        silence: Sound whose amplitude never reaches this is no sound: 1e-4 is -80 dB
-            or three steps of a 16-bit file. 0 accepts silence.
+        silence: Recorded sound whose amplitude never reaches this is no sound, and
+            the modality is missing: 1e-4 is -80 dB or three steps of a 16-bit file. 0
+            accepts silence, as ``sampling='published'`` does.
     """
 
     def __init__(
@@ -85,19 +97,28 @@ class LoadWaveform(BaseTransform):
         elif self.span == "frames":
             other = first_loaded(results, self.span_from)
             if other is not None:
-                fps = self.span_fps or other["avg_fps"]
-                # A short video loops, so the last sampled frame may be an early one.
-                start = other["frame_inds"].min() / fps
-                stop = (other["frame_inds"].max() + 1) / fps
+                start, stop = self._span_of(other)
         if self.max_seconds is not None:
             stop = min(stop, start + self.max_seconds)
         return float(start), float(stop)
+
+    def _span_of(self, other: dict) -> tuple[float, float]:
+        """The time of another modality's frames."""
+        if other.get("sampling") == "published":
+            fps = self.span_fps or PUBLISHED_FPS
+            inds = other.get("sampled_inds", other["frame_inds"])
+            return inds[0] / fps, inds[-1] / fps
+        fps = self.span_fps or other.get("avg_fps") or PUBLISHED_FPS
+        inds = other["frame_inds"]
+        # A short video loops, so the last sampled frame may be an early one.
+        return inds.min() / fps, (inds.max() + 1) / fps
 
     def transform(self, results: dict) -> dict:
         """Reads the sound.
 
         Raises:
-            MissingModalityError: If there is no file, or no sound in the span.
+            MissingModalityError: If there is no file, no sound in it or none of the
+                segment.
             UnreadableMediaError: If the file is there but is not sound.
         """
         path = results["filename"]
@@ -106,9 +127,9 @@ class LoadWaveform(BaseTransform):
         start, stop = self._seconds(results)
         try:
             with soundfile.SoundFile(path) as file:
-                rate = file.samplerate
-                first = min(round(start * rate), file.frames)
-                last = round(min(stop * rate, file.frames))
+                rate, length = file.samplerate, file.frames
+                first = min(round(start * rate), length)
+                last = round(min(stop * rate, length))
                 file.seek(first)
                 waveform = file.read(max(last - first, 0), "float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
@@ -124,11 +145,17 @@ class LoadWaveform(BaseTransform):
                 results, "the waveform holds NaN or infinity", "Extract it again"
             )
         waveform = waveform.mean(axis=1)
-        if not len(waveform):
+        accepts_silence = results.get("sampling") == "published"
+        if not length:
+            raise MissingModalityError(f"{path} holds no samples")
+        if not len(waveform) and self.span == "segment":
             raise MissingModalityError(
-                f"{path} has no sound between {start:.2f} and {stop:.2f} s"
+                f"{path} ends at {length / rate:.2f} s, before the segment from "
+                f"{start:.2f} to {stop:.2f} s"
             )
-        if np.abs(waveform).max() < self.silence:
+        if not len(waveform):
+            waveform = np.zeros(1, np.float32)  # behind the track's end
+        elif not accepts_silence and np.abs(waveform).max() < self.silence:
             raise MissingModalityError(
                 f"{path} is silent between {start:.2f} and {stop:.2f} s"
             )

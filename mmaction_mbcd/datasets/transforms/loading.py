@@ -175,7 +175,12 @@ class OpenVideo(DecordInit):
     A segment of a longer video is kept: where the row brings ``total_frames`` (and
     ``start_index``), they are not replaced by the file's length.
 
-    Required keys: filename. Added: video_reader, total_frames, avg_fps.
+    The published loaders (``sampling='published'``) take a file of N frames for N - 1
+    with numbers from 1, and so decode frame i - 1 for a sampled i, the last for 0.
+    ``total_frames`` is then N - 1 and ``decode_shift`` is ``(-1, N)``.
+
+    Required keys: filename. Added: video_reader, total_frames, avg_fps, perhaps
+    decode_shift.
 
     Args:
         io_backend: Where the file is, a backend of :mod:`mmengine.fileio`.
@@ -246,6 +251,9 @@ class OpenVideo(DecordInit):
 
     @staticmethod
     def _set_frames(results: dict, length: int) -> None:
+        if "total_frames" not in results and results.get("sampling") == "published":
+            results["total_frames"] = max(length - 1, 1)
+            results["decode_shift"] = (-1, length)
         total = results.setdefault("total_frames", length)
         start = results["start_index"]
         if total < 1 or start + total > length:
@@ -310,6 +318,9 @@ class DecodeVideo(DecordDecode):
             raise UnreadableMediaError.of(results, error) from error
 
 
+CENTRES = ("1.x", "0.x")
+
+
 @TRANSFORMS.register_module()
 class SampleClip(SampleFrames):
     """MMAction2's :class:`SampleFrames` whose train draw is a fraction.
@@ -320,9 +331,36 @@ class SampleClip(SampleFrames):
     with ``u`` uniform in [0, 1): the same distribution, the same relative place in
     every modality, and the same number of draws whatever the length.
 
-    In test mode it is the stock transform: the centre, and modulo the length where
-    the video is too short.
+    Required keys: total_frames, start_index, perhaps decode_shift ``(s, N)``. Added:
+    frame_inds, the frames to decode. With a shift these are ``(sampled_inds + s) mod
+    N``, and sampled_inds, the frames that were chosen, is added too.
+
+    Args:
+        centre: Where the one clip of test mode starts in N frames, with L frames every
+            i. ``'1.x'``, the stock transform of MMAction2 1.x: ``(N - (L - 1) i - 1)
+            // 2``. ``'0.x'``, that of 0.x, which the published code runs: ``(N - L i +
+            1) // 2``, so that a clip has L i frames in test as in training. Both: 0
+            where the video is too short, and modulo its length.
+        kwargs: Of :class:`SampleFrames`.
+
+    Raises:
+        ValueError: For another centre.
     """
+
+    def __init__(self, *args, centre: str = "1.x", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if centre not in CENTRES:
+            raise ValueError(f"centre must be one of {CENTRES}, got {centre!r}")
+        if centre == "0.x" and self.twice_sample:
+            raise ValueError("twice_sample is not implemented for centre='0.x'")
+        self.centre = centre
+
+    def _get_test_clips(self, num_frames: int, ori_clip_len: float) -> np.ndarray:
+        if self.centre == "1.x":
+            return super()._get_test_clips(num_frames, ori_clip_len)
+        starts = num_frames - self.clip_len * self.frame_interval + 1
+        middles = np.arange(self.num_clips) + 0.5
+        return (middles * max(starts, 0) / self.num_clips).astype(np.int64)
 
     def _get_train_clips(self, num_frames: int, ori_clip_len: float) -> np.ndarray:
         if self.keep_tail_frames:
@@ -336,3 +374,12 @@ class SampleClip(SampleFrames):
         else:  # fewer starts than clips, or a video shorter than the clip
             offsets = np.sort(np.floor(fractions * max(starts, 0)))
         return offsets.astype(np.int64)
+
+    def transform(self, results: dict) -> dict:
+        """Chooses the frames."""
+        results = super().transform(results)
+        if "decode_shift" in results:
+            shift, length = results["decode_shift"]
+            results["sampled_inds"] = results["frame_inds"]
+            results["frame_inds"] = (results["sampled_inds"] + shift) % length
+        return results

@@ -1,4 +1,4 @@
-"""EPIC-Kitchens: eight actions in three kitchens, D1 = P08, D2 = P01, D3 = P22.
+"""EPIC-Kitchens with the published sampling: D1 = P08, D2 = P01, D3 = P22.
 
 Frames as images; flow at half their rate; sound: the segment, at most its first 10 s.
 """
@@ -47,6 +47,7 @@ _dataset = dict(
     data_root=data_root,
     target="D3",
     modalities=modalities,
+    sampling="published",
     joint_augment=False,
 )
 train_dataloader = dict(dataset=dict(_dataset, pipelines=_train))

@@ -1,8 +1,9 @@
 """Your own videos: a folder with annotations.csv, videos/, flow/ and audio/.
 
-Sampling is HAC's, but crop, flip and time agree between video and flow, and sound is
-cut by each file's own frame rate. Classes and domains are those of annotations.csv; the
-target must be named (tools/train.py --target).
+Clips as long as HAC's, but with the repaired sampling: any frame, and the sound of just
+these frames by each file's own rate. Crop, flip and time agree between video and flow.
+Classes and domains are those of annotations.csv; the target must be named
+(tools/train.py --target).
 """
 
 _base_ = "./hac.py"
@@ -11,19 +12,15 @@ data_root = "data/own_videos"
 num_classes = None
 
 _dataset = dict(
-    type="VideoFolderDataset", data_root=data_root, target=None, joint_augment=True
+    type="VideoFolderDataset",
+    data_root=data_root,
+    target=None,
+    sampling="repaired",
+    joint_augment=True,
 )
-_sound = dict(type="LoadWaveform", sample_rate=16000, span="frames")
-_train = [
-    _sound,
-    {{_base_.published.spectrogram}},
-    {{_base_.published.disturbance}},
-    dict(type="FormatAudio"),
-]
-_test = [_sound, {{_base_.published.spectrogram}}, dict(type="FormatAudio")]
-train_dataloader = dict(dataset=dict(_dataset, pipelines=dict(audio=_train)))
-val_dataloader = dict(dataset=dict(_dataset, pipelines=dict(audio=_test)))
-test_dataloader = dict(dataset=dict(_dataset, pipelines=dict(audio=_test)))
+train_dataloader = dict(dataset=_dataset)
+val_dataloader = dict(dataset=_dataset)
+test_dataloader = dict(dataset=_dataset)
 
 # Parts of the above, not settings of their own.
-del _sound, _train, _test, _dataset
+del _dataset

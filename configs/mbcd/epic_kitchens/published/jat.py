@@ -1,7 +1,11 @@
-"""JAT on EPIC-Kitchens as published code ran it; see docs/methods.md."""
+"""JAT on EPIC-Kitchens as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../jat.py"
-model = dict(encoders={{_base_.drifting_stems}})
+model = dict(encoders={{_base_.published_encoders}})
 train_cfg = {{_base_.method.published.train_cfg}}
 optim_wrapper = {{_base_.method.published.optim_wrapper}}
 param_scheduler = {{_base_.method.published.param_scheduler}}
+test_dataloader = dict(dataset=dict(eval_split="test"))

@@ -1,4 +1,8 @@
-"""MBCD on EPIC-Kitchens as published code ran it; see docs/methods.md."""
+"""MBCD on EPIC-Kitchens as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../mbcd.py"
 model = {{_base_.method.published.model}}
+test_dataloader = dict(dataset=dict(eval_split="test"))

@@ -1,5 +1,8 @@
-"""MOOSA on EPIC-Kitchens as published code ran it; see docs/methods.md."""
+"""MOOSA on EPIC-Kitchens as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../moosa.py"
-model = dict(encoders={{_base_.drifting_stems}})
+model = dict(encoders={{_base_.published_encoders}})
 test_dataloader = dict(dataset=dict(eval_split="test"))

@@ -1,4 +1,7 @@
-"""MBCD on HAC as published code ran it; see docs/methods.md."""
+"""MBCD on HAC as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../mbcd.py"
 model = {{_base_.method.published.model}}

@@ -1,4 +1,7 @@
-"""MOOSA on HAC as published code ran it; see docs/methods.md."""
+"""MOOSA on HAC as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../moosa.py"
-model = dict(encoders={{_base_.drifting_stems}})
+model = dict(encoders={{_base_.published_encoders}})

@@ -1,4 +1,7 @@
-"""SimMMDG on HAC as published code ran it; see docs/methods.md."""
+"""SimMMDG on HAC as published code ran it; see docs/methods.md.
+
+Sampling: published.
+"""
 
 _base_ = "../simmmdg.py"
-model = dict(encoders={{_base_.drifting_stems}})
+model = dict(encoders={{_base_.published_encoders}})
