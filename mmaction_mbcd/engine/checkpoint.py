@@ -1,9 +1,10 @@
 """Checkpoints that survive a kill at any moment."""
 
 import logging
+import operator
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -91,13 +92,21 @@ class ResumableCheckpointHook(CheckpointHook):
     - files are written by :class:`AtomicLocalBackend`, and an old checkpoint (also
       an old best one) is removed only after the new one is complete;
     - gradients of an unfinished accumulation are saved and restored;
-    - the best checkpoint of a copied work directory is the copy, not the original.
+    - the best checkpoint of a copied work directory is the copy, not the original;
+    - of equally good epochs the later one is the best, as in the field's published
+      code (MMEngine keeps the earlier one). A validation of some hundred clips has
+      ties, and the later epoch has seen more.
 
     Args:
         args: As for :class:`CheckpointHook`.
         backend_args: ``dict(backend='atomic_local')`` unless given.
         kwargs: As for :class:`CheckpointHook`.
     """
+
+    rule_map: ClassVar[dict[str, Callable[[float, float], bool]]] = {
+        "greater": operator.ge,
+        "less": operator.le,
+    }
 
     def __init__(self, *args, backend_args: dict | None = None, **kwargs) -> None:
         super().__init__(

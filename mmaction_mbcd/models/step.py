@@ -59,7 +59,7 @@ class StepOutputs:
         fused_features: ``(N, sum d)``, what the fused head saw.
         fused_logits: ``(N, C)``; at theta' if the step has an inner update.
         teacher: The teacher's outputs for the same samples, without gradient.
-        teacher_started: False in the iterations in which the teacher copies the student.
+        teacher_started: False in iterations in which the teacher copies the student.
         embeddings: ``{name: {modality: (N, k)}}``, see ``Objective.embed``.
         views: 1, or 2: rows ``[0, N / 2)`` are then first and ``[N / 2, N)`` second
             views of the same clips.
