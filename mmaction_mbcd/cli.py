@@ -25,7 +25,7 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
-from .datasets import MultiModalDataset
+from .datasets import SAMPLINGS, MultiModalDataset
 
 AMP_WRAPPERS = {
     "OptimWrapper": "AmpOptimWrapper",
@@ -90,6 +90,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="the domains to train on (default: every domain but the target)",
     )
     parser.add_argument("--data-root", help="folder of the dataset")
+    parser.add_argument(
+        "--sampling",
+        choices=SAMPLINGS,
+        help="which frames and sound are a sample: as in the published code, or with "
+        "its oddities repaired (default: the config's)",
+    )
+    parser.add_argument(
+        "--per-target-values",
+        action="store_true",
+        help="the values that the method's authors chose for this target and these "
+        "modalities (method.by_target of the config: SimMMDG, MOOSA); merged last",
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -105,7 +117,11 @@ def load_config(args: argparse.Namespace) -> Config:
         set_modalities(cfg, args.modalities)
     if args.target is not None or args.sources is not None:
         set_domains(cfg, args.target, args.sources)
+    if args.sampling is not None:
+        _set_datasets(cfg, sampling=args.sampling)
     follow_dataset(cfg)
+    if args.per_target_values:
+        use_target_values(cfg)
     cfg.launcher = getattr(args, "launcher", "none")
     return cfg
 
@@ -221,6 +237,38 @@ def set_domains(
     found = _built(cfg).sources
     if "num_domains" in cfg.model:
         cfg.model.num_domains = len(found)
+
+
+def use_target_values(cfg: Config) -> None:
+    """Merges the values that a method's authors chose for the config's target.
+
+    They stand in ``method.by_target``: ``{'video audio': {target: {key: value}}}``.
+
+    Raises:
+        UsageError: If the method has none, or none for this target and these modalities.
+    """
+    method = cfg.get("method") or {}
+    table = method.get("by_target")
+    if not table:
+        raise UsageError(
+            f"--per-target-values: {method.get('name', 'the config')} has one set of "
+            "values for all targets (no method.by_target); leave the option out"
+        )
+    modalities = cfg.model.get("modalities") or list(cfg.model.encoders)
+    target = _first_config(cfg).get("target")
+    found = {
+        frozenset(names.split()): targets.get(target)
+        for names, targets in table.items()
+        if isinstance(target, str)
+    }.get(frozenset(modalities))
+    if found is None:
+        known = next(iter(table.values()))
+        raise UsageError(
+            f"--per-target-values: {method['name']} has no values for target "
+            f"{target} with {' '.join(modalities)}; it has {', '.join(known)} with "
+            + ", or ".join(table)
+        )
+    cfg.merge_from_dict(dict(found))
 
 
 def domains_of(config: str, data_root: str | None = None) -> tuple[str, ...]:

@@ -281,3 +281,28 @@ def test_dataloaders_of_the_two_runners_agree(trees):
     assert val.counts == {"studio": 6, "street": 6, "sketch": 6}
     assert test.counts == {"sketch": 18}
     assert MODELS.build(cfg.model).num_classes == len(train.metainfo["classes"])
+
+
+@pytest.mark.parametrize("leaf", [x for x in LEAVES if "/published/" in x])
+def test_published_leaves(leaf):
+    """Nine scripts, of which MBCD's alone loads all of VGGSound's file."""
+    cfg = Config.fromfile(ROOT / leaf)
+    audio, mbcd = cfg.model.encoders.audio, leaf.endswith("mbcd.py")
+    assert ("skip" in audio.pretrained) == ("zero_init_residual" in audio.backbone)
+    assert ("skip" in audio.pretrained) != mbcd
+    assert audio.get("stem_norm_eval", True) != mbcd
+    for m in ("video", "flow"):
+        assert cfg.model.encoders[m].stem_norm_eval is False
+    dataset = cfg.test_dataloader.dataset
+    expected = "full" if family(leaf) == "hac" else "test"
+    assert (dataset.eval_split, dataset.sampling) == (expected, "published")
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_every_config_of_the_papers_datasets_says_its_sampling(leaf):
+    sampling = Config.fromfile(ROOT / leaf).train_dataloader.dataset.get("sampling")
+    said = ast.get_docstring(ast.parse((ROOT / leaf).read_text()))
+    if family(leaf) in ("hac", "epic_kitchens"):
+        assert sampling == "published" and "Sampling: published." in said
+    else:
+        assert sampling in (None, "repaired")

@@ -4,7 +4,7 @@ from . import transforms
 from .collate import collate_views
 from .epic_kitchens import EPICKitchensDataset
 from .hac import HACDataset
-from .multimodal_dataset import MultiModalDataset
+from .multimodal_dataset import SAMPLINGS, MultiModalDataset
 from .sampler import ResumableSampler, SampleIndex
 from .seeding import derive_seed, seeded
 from .synth_action import SynthActionDataset
@@ -12,6 +12,7 @@ from .transforms import MissingModalityError, UnreadableMediaError
 from .video_folder import VideoFolderDataset
 
 __all__ = [
+    "SAMPLINGS",
     "EPICKitchensDataset",
     "HACDataset",
     "MissingModalityError",

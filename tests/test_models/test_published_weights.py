@@ -220,6 +220,27 @@ def test_frozen_stem_and_trained_branch_hold_the_file(encoders, modality):
     assert_holds(encoder, modality)  # BatchNorm's statistics too
 
 
+def test_layer4_of_the_published_baselines_starts_at_random(files):
+    """Kaiming's deviation sqrt(2 / (out x 3 x 3)), BatchNorm's weights N(1, 0.02)."""
+    cfg = Config.fromfile(CONFIG)
+    changes = cfg.published_encoders.audio.to_dict()
+    cfg.merge_from_dict({"model.encoders.audio": changes})
+    config = cfg.model.encoders.audio.to_dict()
+    config["pretrained"]["checkpoint"] = str(files["audio"])
+    torch.manual_seed(0)
+    encoder = MODELS.build(config)
+    encoder.init_weights()
+    expected = held("audio")
+    for name, value in encoder.backbone.state_dict().items():
+        if not name.startswith("layer4."):
+            assert torch.equal(value, expected[name]), name
+        elif name.endswith("conv2.weight"):
+            assert value.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+        elif ".bn" in name and name.endswith(".weight"):
+            assert value.mean().item() == pytest.approx(1, abs=0.005)
+            assert value.std().item() == pytest.approx(0.02, rel=0.2)
+
+
 @pytest.mark.parametrize("modality", FILES)
 def test_every_key_is_matched_and_the_head_is_left_out(
     encoders, files, modality, monkeypatch

@@ -18,7 +18,7 @@ class JigsawLoss(Objective):
 
     .. math:: \frac{1}{K N} \sum_{k,i} \mathrm{CE}(J(\pi_k(z_{i})), k)
 
-    Every feature is cut in ``parts`` pieces; a head ``J`` (Linear - ReLU - Linear)
+    Every feature is cut in equal pieces; a head ``J`` (Linear - ReLU - Linear)
     tells which of ``K`` fixed orders of all pieces it sees. The orders are drawn once
     and saved with the model, as is the head; the published code lists all ``(4M)!``
     orders in every step, does not save the head, and cannot finish a step with three
@@ -28,7 +28,8 @@ class JigsawLoss(Objective):
     Args:
         channels: ``{modality: d}``, filled in by the recognizer.
         weight: Of the loss; 1 in the published code.
-        parts: Pieces per modality; 4 there.
+        parts: Pieces per modality. None: 4 of two modalities, 2 of more. The published
+            code has 4 for all, but upstream's commands for three modalities have 2.
         permutations: ``K``; 128 there.
         hidden_channels: Of the head; 512 there.
         seed: Of the orders.
@@ -44,16 +45,18 @@ class JigsawLoss(Objective):
         self,
         channels: Mapping[str, int],
         weight: float = 1.0,
-        parts: int = 4,
+        parts: int | None = None,
         permutations: int = 128,
         hidden_channels: int = 512,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if parts is None:
+            parts = 4 if len(channels) <= 2 else 2
         if uneven := {m: d for m, d in channels.items() if d % parts}:
             raise ValueError(
                 f"JigsawLoss cuts every feature in {parts} equal pieces; the channels "
-                f"of {uneven} are no multiple of {parts}"
+                f"of {uneven} are not multiples of {parts}"
             )
         self.weight, self.parts = weight, parts
         self.register_buffer(

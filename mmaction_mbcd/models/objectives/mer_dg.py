@@ -11,22 +11,23 @@ from .base import Objective
 
 @MODELS.register_module()
 class MaximumEntropyRegularizer(Objective):
-    r"""MER-DG's regulariser (ICML 2026), beside the objectives of any method.
+    r"""MER-DG's regulariser (ICML 2026, arXiv 2605.01967), beside any method's losses.
 
     .. math:: \lambda \sum_m \Big[ a_1 \frac{1}{d} \sum_c
               \max(0, \gamma - \mathrm{std}(z_{m,\cdot c}))
               - a_2 \frac{1}{d} \log \det ( \mathrm{corr}(Z_m) + \epsilon I ) \Big]
 
     (see :func:`.mmdg_functional.spread_shortfall` and
-    :func:`.mmdg_functional.correlation_log_volume`). Written from secondary sources:
-    there is no public code.
+    :func:`.mmdg_functional.correlation_log_volume`), on the encoders' outputs as in
+    the paper. Its public code takes 128-wide projections instead, in one script of
+    unit length, where the first term's floor is out of reach (docs/methods.md).
 
     Args:
-        weight: ``lambda``; 3 in the method.
-        spread_weight: ``a_1``, which the sources do not give.
-        volume_weight: ``a_2``, which the sources do not give.
-        gamma: Standard deviation that is enough; 1 in the method.
-        eps: Added to the correlations' diagonal; 1e-4 in the method.
+        weight: ``lambda``; 3 in the paper.
+        spread_weight: ``a_1``; 1 in the paper.
+        volume_weight: ``a_2``; 1 in the paper.
+        gamma: Standard deviation that is enough; 1 in the paper.
+        eps: Added to the correlations' diagonal; 1e-4 in the paper.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """MER-DG on top of another method; for extra_objectives.
 
-ICML 2026. weight 3, gamma 1, eps 1e-4 are the method's; the sources do not give the
-weights of its two parts, which are 1 and 1 here. It trains with batches of 48 for 25
-epochs there.
+ICML 2026 (arXiv 2605.01967). weight 3, gamma 1, eps 1e-4 and the weights 1 and 1 of its
+two parts, on the encoders' outputs: the paper, which trains with batches of 48 for 25
+epochs. Its public code differs; docs/methods.md says in what.
 """
 
 mer_dg = [

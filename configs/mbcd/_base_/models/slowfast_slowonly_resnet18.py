@@ -79,7 +79,7 @@ model = dict(
 
 # Leaves below published/, all but MBCD's. BatchNorm of the frozen stems of video and
 # flow follows the batches there, audio's does not. Audio's layer4 starts at random: the
-# code gives it the file's keys, all of which begin with `audnet.`, and ignores what does
+# code gives it the file's keys, which all begin with `audnet.`, and ignores what does
 # not match.
 published_encoders = dict(
     video=dict(stem_norm_eval=False),
