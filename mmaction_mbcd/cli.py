@@ -245,7 +245,7 @@ def use_target_values(cfg: Config) -> None:
     They stand in ``method.by_target``: ``{'video audio': {target: {key: value}}}``.
 
     Raises:
-        UsageError: If the method has none, or none for this target and these modalities.
+        UsageError: If the method has none, or none for this target and modalities.
     """
     method = cfg.get("method") or {}
     table = method.get("by_target")

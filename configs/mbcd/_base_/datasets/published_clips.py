@@ -1,8 +1,8 @@
 """Sampling, crops and spectrogram of the published code, for HAC and EPIC-Kitchens.
 
 RGB: 32 frames, every second; flow: 8, every fourth; sound: tiled to 10 s. The centre
-of a test clip is that of MMAction2 0.x, which the published code runs. RGB and flow draw
-time, crop and flip independently; joint_augment=True draws them together.
+of a test clip is that of MMAction2 0.x, which the published code runs. RGB and flow
+draw time, crop and flip independently; joint_augment=True draws them together.
 """
 
 _base_ = "./loaders.py"
