@@ -2,11 +2,14 @@
 
 import csv
 import hashlib
+import json
+import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from os import path as osp
 
 from mmaction.registry import DATASETS
+from mmengine.logging import print_log
 
 from .multimodal_dataset import MultiModalDataset
 
@@ -161,6 +164,10 @@ class VideoFolderDataset(MultiModalDataset):
 
     Args:
         data_root: The folder.
+        flow_short_side: Pixels of the shorter side of the pictures that flow should
+            have been computed of; a warning says where ``flow/flow_settings.json``
+            tells otherwise, or is not there. Flow is in pixels, so other sizes mean
+            other values. None: any.
         kwargs: Of :class:`MultiModalDataset`; ``metainfo=dict(classes=[...])`` fixes
             the order of the classes.
 
@@ -172,7 +179,9 @@ class VideoFolderDataset(MultiModalDataset):
 
     METAINFO: dict = {}
 
-    def __init__(self, data_root: str, **kwargs) -> None:
+    def __init__(
+        self, data_root: str, flow_short_side: int | None = 256, **kwargs
+    ) -> None:
         self._rows = read_annotations(osp.join(data_root, ANNOTATIONS))
         labels = {row.label for row in self._rows}
         classes = (kwargs.get("metainfo") or {}).get("classes", labels)
@@ -183,6 +192,32 @@ class VideoFolderDataset(MultiModalDataset):
                 f"the given classes {list(classes)}"
             )
         super().__init__(data_root=data_root, **kwargs)
+        # Once in a training and once in a test.
+        asked = flow_short_side is not None and self.use != "val"
+        if asked and "flow" in self.modalities:
+            self._check_flow_size(flow_short_side)
+
+    def _check_flow_size(self, wanted: int) -> None:
+        """Warns unless flow was computed of pictures of this size."""
+        path = osp.join(self.data_root, "flow", "flow_settings.json")
+        try:
+            with open(path, encoding="utf-8") as file:
+                made = json.load(file).get("short_side")
+        except (OSError, ValueError, AttributeError):
+            found = f"{path} does not say at which size flow was computed"
+        else:
+            if made == wanted:
+                return
+            size = f"a short side of {made} pixels" if made else "each video's own size"
+            found = f"flow was computed at {size} ({path})"
+        print_log(
+            f"{found}, and {wanted} pixels are expected: flow is in pixels, so the "
+            "same motion has other values. Compute it again with tools/data/"
+            f"extract_flow.py --short-side {wanted} --overwrite, or set "
+            "flow_short_side of the dataset",
+            logger="current",
+            level=logging.WARNING,
+        )
 
     @classmethod
     def describe(cls, data_root: str) -> dict:

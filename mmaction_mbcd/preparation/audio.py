@@ -63,7 +63,7 @@ class AudioExtraction(Extraction):
             start = _picture_start(container)
             with WavTimeline(targets[0], self.rate, start) as wav:
                 for packet in read_packets(container):
-                    if packet.stream_index != stream.index:
+                    if packet.stream.index != stream.index:
                         continue
                     for frame in packet.decode():
                         _check_time(frame, container)

@@ -37,10 +37,14 @@ from ..cli import UsageError
 from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.loading import upright_image
+from . import progress
 from .jobs import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")
 LAYOUTS = ("mp4", "frames")
+
+SHORT_SIDE = 256
+"""Pixels: the published pipelines show flow at this size."""
 
 FRAME_NAME = "frame_{:010d}.jpg"
 """EPIC-Kitchens' names; numbers start at 1."""
@@ -78,8 +82,10 @@ class FlowExtraction(Extraction):
             and Deng 2020; a network).
         layout: ``'mp4'`` or ``'frames'``.
         bound: Pixels per frame that become 255; beyond it flow is clipped.
-        short_side: Pixels of the shorter side after resizing. ``None`` keeps the
-            size. The layout ``'mp4'`` makes both sides even, as H.264 needs them.
+        short_side: Pixels of the shorter side after resizing, up or down: flow is in
+            pixels of the resized picture, so clips of different sizes would give the
+            same motion different values. ``None`` keeps the size. The layout
+            ``'mp4'`` makes both sides even, as H.264 needs them.
         fps_divisor: Every how many frames one is used. EPIC's split files count flow
             at half rate: 2.
         device: Where RAFT runs, such as ``'cuda'``.
@@ -88,11 +94,12 @@ class FlowExtraction(Extraction):
     """
 
     name: ClassVar[str] = "flow"
+    unit: ClassVar[str] = "frame pairs"
 
     method: str = "tvl1"
     layout: str = "mp4"
     bound: float = 20.0
-    short_side: int | None = None
+    short_side: int | None = SHORT_SIDE
     fps_divisor: int = 1
     device: str = "cpu"
     raft_weights: str | None = None
@@ -167,6 +174,18 @@ class FlowExtraction(Extraction):
             settings["raft_weights"] = Path(self.raft_weights).name
         return settings
 
+    def size(self, source: Path) -> int:
+        """Pairs of frames by the container's word; 1 where it says nothing."""
+        try:
+            with av.open(str(source)) as container:
+                stream = container.streams.video[0]
+                rate = stream.average_rate or stream.guessed_rate or 0
+                seconds = (container.duration or 0) / av.time_base
+                frames = stream.frames or round(seconds * rate)
+        except (av.FFmpegError, OSError, IndexError):  # its job will say
+            return 1
+        return max(-(-frames // self.fps_divisor) - 1, 1)
+
     def outputs(self, stem: Path) -> tuple[Path, Path]:
         """The x and the y component: two files, or two folders."""
         if self.layout == "frames":
@@ -192,6 +211,7 @@ class FlowExtraction(Extraction):
         for number, displacement in enumerate(flow, 1):
             if not np.isfinite(displacement).all():
                 raise MediaError(f"{self.method}'s flow no. {number} is not finite")
+            progress.count()
             yield quantize_flow(displacement, self.bound)
 
     def _method(self) -> Method:
@@ -259,7 +279,7 @@ def _decode(
 ) -> Iterator[np.ndarray]:
     count = 0
     for packet in read_packets(container):
-        if packet.stream_index != index:
+        if packet.stream.index != index:
             continue
         for frame in packet.decode():
             if count % every == 0:

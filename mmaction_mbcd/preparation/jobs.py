@@ -27,6 +27,7 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TextIO
 
@@ -34,10 +35,10 @@ import av
 import cv2
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from ..cli import UsageError
+from . import progress
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Names that end so, in either case, are videos."""
@@ -68,6 +69,14 @@ class Extraction:
 
     nothing: ClassVar[str] = ""
     """Column of the summary for videos that hold nothing to extract, if any can."""
+
+    unit: ClassVar[str] = "videos"
+    """What progress is counted in. One that is not videos is counted by :meth:`write`,
+    with :func:`.progress.count`, and foreseen by :meth:`size`."""
+
+    def size(self, source: Path) -> int:
+        """How many units a video has, as far as its header knows."""
+        return 1
 
     def outputs(self, stem: Path) -> tuple[Path, ...]:
         """The files or folders that a video becomes.
@@ -124,6 +133,7 @@ class Result(NamedTuple):
     job: Job
     status: str
     reason: str = ""
+    counted: int = 0  # units of progress
 
 
 # --------------------------------------------------------------------------------
@@ -264,13 +274,14 @@ def make_outputs(extraction: Extraction, job: Job) -> None:
 
 
 def _attempt(extraction: Extraction, job: Job) -> Result:
+    status, reason, before = MADE, "", progress.counted()
     try:
         make_outputs(extraction, job)
-    except NothingToWrite as reason:
-        return Result(job, NOTHING, str(reason))
+    except NothingToWrite as nothing:
+        status, reason = NOTHING, str(nothing)
     except Exception as error:  # any fault of one video must not stop the others
-        return Result(job, FAILED, _reason(error))
-    return Result(job, MADE)
+        status, reason = FAILED, _reason(error)
+    return Result(job, status, reason, progress.counted() - before)
 
 
 def _reason(error: Exception) -> str:
@@ -287,7 +298,10 @@ def _reason(error: Exception) -> str:
 
 
 def run_jobs(
-    extraction: Extraction, jobs: Iterable[Job], workers: int = 1
+    extraction: Extraction,
+    jobs: Iterable[Job],
+    workers: int = 1,
+    sender: Connection | None = None,
 ) -> Generator[Result, None, None]:
     """Does the jobs and yields how each ended, in the order in which they end.
 
@@ -298,15 +312,16 @@ def run_jobs(
         extraction: What to make.
         jobs: Of which videos.
         workers: Processes of one thread each. With one, this process does it.
+        sender: Where progress is counted, see :class:`.progress.Meter`.
     """
     if workers == 1:
-        with _opencv_on_one_thread():
+        with _opencv_on_one_thread(), _counting(sender):
             for job in jobs:
                 yield _attempt(extraction, job)
         return
     queue, suspects = deque(jobs), []
     while queue:
-        suspects += yield from _run_in_pool(extraction, queue, workers)
+        suspects += yield from _run_in_pool(extraction, queue, workers, sender)
     # A decoder may crash on a damaged file. Who did it shows when alone.
     for job in suspects:
         if (yield from _run_in_pool(extraction, deque([job]), 1)):
@@ -319,14 +334,17 @@ def run_jobs(
 
 
 def _run_in_pool(
-    extraction: Extraction, queue: deque[Job], workers: int
+    extraction: Extraction,
+    queue: deque[Job],
+    workers: int,
+    sender: Connection | None = None,
 ) -> Generator[Result, None, list[Job]]:
     """Empties the queue; after a crash, returns the jobs that were being done."""
     # Importing this package takes seconds; the server does it once and then forks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, type(extraction).__module__])
     strangers = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (sender,))
     running = {}
     try:
         while queue or running:
@@ -349,7 +367,8 @@ def _run_in_pool(
     return list(running.values())
 
 
-def _start_worker() -> None:
+def _start_worker(sender: Connection | None) -> None:
+    progress.count_into(sender)
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
@@ -360,6 +379,15 @@ def _start_worker() -> None:
 def _die_with_parent() -> None:
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
+
+
+@contextmanager
+def _counting(sender: Connection | None) -> Iterator[None]:
+    progress.count_into(sender)
+    try:
+        yield
+    finally:
+        progress.count_into(None)
 
 
 @contextmanager
@@ -415,7 +443,8 @@ def extract(
             todo.append(job)
     settings_file = out / f"{extraction.name}_settings.json"
     if dry_run:
-        if settings_file.is_file() and not overwrite:
+        there = settings_file.is_file() and not overwrite
+        if there and _holds_outputs(out, jobs, settings_file):
             _compare_settings(settings_file, settings_file.read_text(), extraction)
         for job in todo:
             places = ", ".join(show(path.relative_to(out)) for path in job.outputs)
@@ -426,7 +455,7 @@ def extract(
 
     interrupted = False
     with _claim(settings_file, extraction.name) as file, _sigterm_as_interrupt():
-        if not overwrite:
+        if not overwrite and _holds_outputs(out, jobs, settings_file):
             _compare_settings(settings_file, file.read(), extraction)
         try:
             if todo:
@@ -434,12 +463,7 @@ def extract(
             file.truncate(0)
             file.write(json.dumps(extraction.settings(), indent=2) + "\n")
             file.flush()
-            running = run_jobs(extraction, todo, max(1, min(workers, len(todo))))
-            with _progress_bar() as bar, closing(running):
-                task = bar.add_task(f"extracting {extraction.name}", total=len(todo))
-                for result in running:
-                    results.append(result)
-                    bar.advance(task)
+            _do(extraction, todo, workers, results)
         except KeyboardInterrupt:
             interrupted = True
     _report(out, extraction, results, not_reached=len(jobs) - len(results))
@@ -447,6 +471,22 @@ def extract(
         print("Interrupted. The same command goes on from here.")
         return INTERRUPTED
     return int(any(result.status == FAILED for result in results))
+
+
+def _do(
+    extraction: Extraction, todo: list[Job], workers: int, results: list[Result]
+) -> None:
+    """Does the jobs and appends their results, so that an interruption keeps them."""
+    workers = max(1, min(workers, len(todo)))
+    sizes = {job: extraction.size(job.source) for job in todo}
+    title, total = f"extracting {extraction.name}", sum(sizes.values())
+    with progress.Meter(title, extraction.unit, total, workers) as meter:
+        running = run_jobs(extraction, todo, workers, meter.sender)
+        with closing(running):
+            for result in running:
+                results.append(result)
+                # A header may be wrong, and what failed is over too.
+                meter.add(sizes[result.job] - result.counted)
 
 
 @contextmanager
@@ -474,6 +514,16 @@ def _claim(path: Path, name: str) -> Iterator[TextIO]:
                 raise
         file.seek(0)
         yield file
+
+
+def _holds_outputs(out: Path, jobs: list[Job], settings_file: Path) -> bool:
+    """Whether a folder has more in it than settings, sources and torn pieces."""
+    others = {settings_file, *(job.source for job in jobs)}
+    return any(
+        path not in others and not path.is_dir()
+        for path in out.rglob("*")
+        if not any(part.endswith(".part") for part in path.relative_to(out).parts)
+    )
 
 
 def _compare_settings(path: Path, text: str, extraction: Extraction) -> None:
@@ -509,18 +559,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _progress_bar() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        "[progress.description]{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def _print_counts(title: str, counts: dict[str, int]) -> None:
     print(title)
     table = Table()
@@ -547,7 +585,7 @@ def _report(
     _print_counts(show(out), counts)
     for status in (NOTHING, FAILED):
         chosen = sorted(result for result in results if result.status == status)
-        for job, _, reason in chosen:
+        for job, _, reason, _ in chosen:
             print(": ".join(filter(None, (words[status], show(job.source), reason))))
     if counts[FAILED]:
         print(
@@ -561,7 +599,10 @@ def _report(
 
 
 def read_packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
-    """The packets of all streams.
+    """The packets of all streams; choose by ``packet.stream``.
+
+    Packets that flush a decoder, the last of every stream, hold no index of their own:
+    ``packet.stream_index`` is 0 there.
 
     A file that was cut off often decodes without an error up to its end. Here the end
     is compared with the length that the header promises; a tenth, at most a second, may

@@ -1,10 +1,12 @@
 """A folder of videos with one table."""
 
+import json
+
 import pytest
 from mmengine.registry import init_default_scope
 
 from media import pipelines, write_own
-from mmaction_mbcd.datasets import VideoFolderDataset
+from mmaction_mbcd.datasets import VideoFolderDataset, video_folder
 from mmaction_mbcd.datasets.video_folder import read_annotations
 
 
@@ -156,3 +158,35 @@ def test_a_domain_without_held_out_clips_is_named(tmp_path):
     table(tmp_path, "file,label,domain,split\na.mp4,x,d,train\nb.mp4,x,e,test\n")
     with pytest.raises(ValueError, match="empty split: .*rows of 'd'"):
         build(tmp_path, "val", sources="d", target="e")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kwargs", "said"),
+    [
+        (dict(short_side=256), {}, None),
+        (dict(short_side=128), dict(flow_short_side=128), None),
+        (dict(short_side=480), dict(flow_short_side=None), None),
+        (dict(short_side=480), dict(modalities=["video"]), None),
+        (dict(short_side=480), dict(use="val"), None),
+        (dict(short_side=480), {}, "at a short side of 480 pixels"),
+        (dict(short_side=None), {}, "at each video's own size"),
+        ([], {}, "flow_settings.json does not say at which size"),
+        (None, {}, "flow_settings.json does not say at which size"),
+    ],
+)
+def test_flow_of_another_size_is_said(tmp_path, monkeypatch, settings, kwargs, said):
+    lines = []
+    monkeypatch.setattr(video_folder, "print_log", lambda text, **_: lines.append(text))
+    table(tmp_path, "file,label,domain\n" + many(5) + many(5, "wave", "kitchen"))
+    if settings is not None:
+        (tmp_path / "flow").mkdir()
+        (tmp_path / "flow/flow_settings.json").write_text(json.dumps(settings))
+    kwargs = dict(target="kitchen", use="train") | kwargs
+    VideoFolderDataset(
+        str(tmp_path), pipelines=dict(video=[], flow=[]), lazy_init=True, **kwargs
+    )
+    if said is None:
+        assert not lines
+    else:
+        (line,) = lines
+        assert said in line and "--short-side 256 --overwrite" in line

@@ -8,6 +8,7 @@ import cv2
 import decord
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torchvision.models import optical_flow as raft
 
@@ -19,6 +20,7 @@ from mmaction_mbcd.datasets.transforms import (
     DecodeFlowPair,
     OpenFlowPair,
 )
+from mmaction_mbcd.preparation.audio import AudioExtraction
 from mmaction_mbcd.preparation.flow import (
     FlowExtraction,
     dequantize_flow,
@@ -34,6 +36,8 @@ BOUND = 8.0
 TOLERANCE = 1.5 * BOUND / 127 + 0.05
 """Pixels: half a grey level of rounding, one of the 219 levels that video has, and what
 the estimators are off on smooth texture."""
+
+AS_IT_IS = ["--short-side", "0"]
 
 
 def load_tool():
@@ -95,12 +99,49 @@ def inner(flow, border=12):
 # ------------------------------------------------------------------ displacement
 
 
+@pytest.mark.parametrize("first", ["video", "audio"])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_no_frame_is_lost_whichever_stream_is_the_first(tmp_path, name, first):
+    """The decoder holds frames back (B frames) until it is flushed at the end."""
+    source, count = tmp_path / name, 30
+    with av.open(str(source), "w") as container:
+        streams = {}
+        for kind in sorted(("video", "audio"), key=lambda kind: kind != first):
+            if kind == "video":
+                options = {"bf": "3", "refs": "4"}
+                video = container.add_stream("libx264", rate=10, options=options)
+                video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+                streams[kind] = video
+            else:
+                streams[kind] = container.add_stream("aac", rate=16000, layout="mono")
+        for frame in moving(count, 1, 1):
+            picture = av.VideoFrame.from_ndarray(frame, format="gray")
+            container.mux(streams["video"].encode(picture.reformat(format="yuv420p")))
+        container.mux(streams["video"].encode())
+        sound = np.sin(np.arange(3 * 16000) / 8).astype(np.float32)[None] / 2
+        heard = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+        heard.sample_rate = 16000
+        container.mux(streams["audio"].encode(heard))
+        container.mux(streams["audio"].encode())
+    with av.open(str(source)) as container:
+        assert container.streams[0].type == first
+        samples = sum(f.samples for f in container.decode(audio=0))
+    out = tmp_path / "flow"
+    assert main([str(source), str(out), "--method", "dis", *AS_IT_IS]) == 0
+    with av.open(str(out / "clip_flow_x.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == count - 1
+    AudioExtraction().write(source, (tmp_path / "a.wav",))
+    # Up to two frames of the encoder's priming stand before the picture or are trimmed.
+    heard = soundfile.info(tmp_path / "a.wav").frames
+    assert abs(heard - samples) <= 2048
+
+
 @pytest.mark.parametrize("method", ["tvl1", "dis"])
 @pytest.mark.parametrize("layout", ["mp4", "frames"])
 def test_known_translation_comes_back_from_the_files(tmp_path, method, layout):
     dx, dy = 2.5, -1.25
     write_video(tmp_path / "in/sub/clip.mp4", moving(4, dx, dy))
-    args = ["--method", method, "--layout", layout, "--bound", str(BOUND)]
+    args = ["--method", method, "--layout", layout, "--bound", str(BOUND), *AS_IT_IS]
     out = tmp_path / "out"
     assert main([str(tmp_path / "in"), str(out), "--workers", "1", *args]) == 0
     if layout == "mp4":
@@ -120,7 +161,7 @@ def test_known_translation_comes_back_from_the_files(tmp_path, method, layout):
 def test_flow_stands_where_the_motion_is(tmp_path):
     frames = moving(3, 1.5, 1, still_left=64)
     write_video(tmp_path / "clip.mp4", frames)
-    extraction = FlowExtraction(method="dis", bound=BOUND)
+    extraction = FlowExtraction(method="dis", bound=BOUND, short_side=None)
     x, y = tmp_path / "x", tmp_path / "y"
     extraction.write(tmp_path / "clip.mp4", (x, y))
     flow = dequantize_flow(read_pair(x, y), BOUND)
@@ -132,7 +173,7 @@ def test_no_motion_is_exactly_128(tmp_path):
     write_video(tmp_path / "clip.mp4", [moving(1, 0, 0)[0]] * 3, options={"crf": "1"})
     for layout, read in (("mp4", read_pair), ("frames", read_folders)):
         targets = tmp_path / f"{layout}_x", tmp_path / f"{layout}_y"
-        extraction = FlowExtraction(method="tvl1", layout=layout)
+        extraction = FlowExtraction(method="tvl1", layout=layout, short_side=None)
         extraction.write(tmp_path / "clip.mp4", targets)
         pixels = read(*targets, *([2] if layout == "frames" else []))
         assert (pixels == 128).all()
@@ -149,7 +190,8 @@ def test_files_hold_the_quantised_flow_of_an_estimator_called_by_hand(tmp_path):
     ]
     for layout, tolerance in (("mp4", 1), ("frames", 1.5)):
         targets = tmp_path / f"{layout}_x", tmp_path / f"{layout}_y"
-        FlowExtraction(layout=layout).write(tmp_path / "clip.mp4", targets)
+        extraction = FlowExtraction(layout=layout, short_side=None)
+        extraction.write(tmp_path / "clip.mp4", targets)
         pixels = read_pair(*targets) if layout == "mp4" else read_folders(*targets, 2)
         error = np.abs(pixels - np.stack(expected))
         assert error.mean() < tolerance
@@ -187,7 +229,9 @@ def test_divisor_doubles_the_flow_and_halves_the_rate(tmp_path):
     rate = Fraction(30000, 1001)
     write_video(tmp_path / "clip.mp4", moving(5, 1, -0.5), fps=rate)
     targets = tmp_path / "x", tmp_path / "y"
-    extraction = FlowExtraction(method="dis", bound=BOUND, fps_divisor=2)
+    extraction = FlowExtraction(
+        method="dis", bound=BOUND, fps_divisor=2, short_side=None
+    )
     extraction.write(tmp_path / "clip.mp4", targets)
     flow = inner(dequantize_flow(read_pair(*targets), BOUND))
     assert flow.shape == (2, 2)  # from frame 0 to 2, from 2 to 4
@@ -209,6 +253,28 @@ def test_flow_is_in_pixels_of_the_resized_picture(tmp_path):
     assert pixels.shape[1:3] == (48, 64)  # 65 is odd
     flow = inner(dequantize_flow(pixels, BOUND))
     assert np.abs(flow - [4 * 64 / 130, -1]).max() < TOLERANCE
+
+
+def test_the_same_content_has_the_same_flow_at_every_resolution(tmp_path):
+    """A picture that moves by 1 % of its width, shown in three sizes."""
+    found, as_it_is = {}, {}
+    for height in (128, 256, 512):
+        scale = height / 128
+        y, x = np.mgrid[0:height, 0 : height * 3 // 2] / scale
+        frames = [np.rint(texture(x - 2 * t, y + t)).astype(np.uint8) for t in range(3)]
+        write_video(tmp_path / "clip.mp4", frames, options={"crf": "8", "bf": "0"})
+        for kept, into in ((256, found), (None, as_it_is)):
+            extraction = FlowExtraction(method="dis", bound=BOUND, short_side=kept)
+            targets = tmp_path / "x", tmp_path / "y"
+            extraction.write(tmp_path / "clip.mp4", targets)
+            pixels = read_pair(*targets)
+            assert min(pixels.shape[1:3]) == (kept or height)
+            into[height] = inner(pixels, 24).mean(axis=0) - 128
+    # (4, -2) pixels of 256 are (63.5, -31.75) grey levels.
+    for levels in found.values():
+        assert np.abs(levels - [63.5, -31.75]).max() < 2.5
+    ratio = as_it_is[512] / as_it_is[128]
+    assert np.abs(ratio - 4).max() < 0.4
 
 
 @pytest.mark.parametrize(
@@ -267,7 +333,7 @@ def test_short_and_damaged_videos_are_reported(tmp_path, capsys):
         (folder / f"cut_{name}").write_bytes(data[: int(share * len(data))])
     (folder / "empty.webm").touch()
     (folder / "text.avi").write_text("no video at all")
-    args = [str(folder), str(out), "--workers", "1", "--method", "dis"]
+    args = [str(folder), str(out), "--workers", "1", "--method", "dis", *AS_IT_IS]
     assert main(args) == 1
     reasons = dict(
         line.removeprefix(f"failed: {folder}/").split(": ", 1)
@@ -364,6 +430,7 @@ def test_raft_pads_with_the_border_and_cuts_off(small_weights):
 def test_raft_from_the_command_line(tmp_path, small_weights):
     write_video(tmp_path / "clip.mp4", moving(3, 1, 1, 66, 90))
     args = ["--method", "raft", "--raft-weights", str(small_weights), "--bound", "50"]
+    args += AS_IT_IS
     assert main([str(tmp_path / "clip.mp4"), str(tmp_path / "out"), *args]) == 0
     pixels = read_pair(*(tmp_path / f"out/clip_flow_{axis}.mp4" for axis in "xy"))
     assert pixels.shape == (2, 66, 90, 2)

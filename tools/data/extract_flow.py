@@ -3,13 +3,14 @@
 Example:
     python tools/data/extract_flow.py data/hac/human/videos data/hac/human/flow
     python tools/data/extract_flow.py VIDEOS data/epic/flow/train/D1 --layout frames \
-        --fps-divisor 2 --short-side 256
+        --fps-divisor 2
 
 Output keeps the relative path of a video X.mp4: X_flow_x.mp4 and X_flow_y.mp4, or
 X/{u,v}/frame_0000000001.jpg. The same command continues a run that was stopped. See
 ``mmaction_mbcd/preparation/flow.py`` for what the grey values mean.
 
-TV-L1 takes about a second per 340x256 frame and core, DIS a hundredth of that.
+TV-L1 takes a second or two per pair of frames and core, DIS a hundredth of that. How long
+it will take in all is said after ten seconds.
 """
 
 import argparse
@@ -50,7 +51,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--short-side",
         type=int,
         metavar="N",
-        help="pixels of the shorter side after resizing (default: not resized)",
+        default=default.short_side,
+        help="pixels of the shorter side after resizing, 0 to keep the size; flow is "
+        "in these pixels (default: %(default)s)",
     )
     parser.add_argument(
         "--fps-divisor",
@@ -89,6 +92,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, 1 if a video failed, 2 after an error of the caller's."""
     args = vars(parse_args(argv))
+    args["short_side"] = args["short_side"] or None
     run = {
         key: args.pop(key)
         for key in ("videos", "out", "workers", "dry_run", "overwrite")
