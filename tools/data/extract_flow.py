@@ -9,8 +9,8 @@ Output keeps the relative path of a video X.mp4: X_flow_x.mp4 and X_flow_y.mp4, 
 X/{u,v}/frame_0000000001.jpg. The same command continues a run that was stopped. See
 ``mmaction_mbcd/preparation/flow.py`` for what the grey values mean.
 
-TV-L1 takes a second or two per pair of frames and core, DIS a hundredth of that. How long
-it will take in all is said after ten seconds.
+TV-L1 takes a second or two per pair of frames and core, DIS a hundredth of that. How
+long it will take in all is said after ten seconds.
 """
 
 import argparse
