@@ -69,7 +69,8 @@ from ..datasets import MultiModalDataset
 from ..datasets.transforms import LoadWaveform, LogSpectrogram, OpenVideo
 from ..datasets.transforms.audio import PUBLISHED_FPS
 from ..datasets.transforms.frames import decode_image
-from ..datasets.transforms.loading import DECODER_ERRORS, PyAVReader, check_packets
+from ..datasets.transforms.loading import DECODER_ERRORS
+from ..datasets.transforms.readers import PacketIndex, PyAVReader, index_packets
 from .jobs import MediaError, read_packets
 
 KINDS = ("missing", "empty", "truncated", "unreadable", "silent", "too_short")
@@ -288,8 +289,8 @@ class Video:
             data = file.read()
         cut = _cut_mp4(data)
         try:
-            codec = check_packets(data)
-            reader = PyAVReader(data)
+            index = index_packets(data)
+            reader = PyAVReader(data, index=index)
             cut = cut or _lost(data)
         except DECODER_ERRORS as error:
             kind = "truncated" if cut or _decode(data).frames else "unreadable"
@@ -301,22 +302,17 @@ class Video:
             facts.size = (stream.codec_context.height, stream.codec_context.width)
         if cut:
             facts.fault = Fault("truncated", cut)
-        elif codec == "av1" and self.reader == "decord":
-            facts.fault = Fault(
-                "unreadable",
-                "it is AV1, which decord cannot decode; set reader='pyav' of OpenVideo",
-            )
         elif not facts.frames:
             facts.fault = Fault("unreadable", "the file has no frames with a time")
         else:
             if not quick:
                 facts.fault = self._decoding_fault(facts, _decode(data))
-            facts.fault = facts.fault or self._opening_fault(data)
+            facts.fault = facts.fault or self._opening_fault(data, index)
         return facts
 
-    def _opening_fault(self, data: bytes) -> Fault | None:
+    def _opening_fault(self, data: bytes, index: PacketIndex) -> Fault | None:
         """Whether decord, whose FFmpeg is an old one, refuses what PyAV accepts."""
-        if self.reader == "decord":
+        if self.reader == "decord" and index.access == "decord":
             try:
                 decord.VideoReader(io.BytesIO(data), num_threads=1)
             except DECODER_ERRORS as error:

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from ..cli import UsageError
 from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
-from ..datasets.transforms.loading import upright_image
+from ..datasets.transforms.readers import upright_image
 from . import progress
 from .jobs import Extraction, MediaError, read_packets
 

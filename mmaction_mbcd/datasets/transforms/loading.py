@@ -1,13 +1,13 @@
 """Opening and decoding video so that a bad file is an error that names it."""
 
-import io
-
 import av
 import decord
 import numpy as np
 from mmaction.datasets.transforms import DecordDecode, DecordInit, SampleFrames
 from mmaction.registry import TRANSFORMS
 from mmengine import fileio
+
+from .readers import READERS, PyAVReader, Reader, open_reader, read_frames
 
 
 class MissingModalityError(Exception):
@@ -61,113 +61,6 @@ DECODER_ERRORS = (
 """What decord and PyAV raise over a damaged file."""
 
 
-def check_packets(data: bytes) -> str:
-    """Raises if the container's index contradicts its content.
-
-    decord takes the index at its word and kills the process (segmentation fault,
-    ``std::bad_alloc``) where a damaged one leads it astray; one pass over the
-    packets finds that out for about a millisecond.
-
-    Returns:
-        str: The codec's standard name, such as ``'h264'``.
-
-    Raises:
-        ValueError: Saying what is wrong.
-    """
-    with av.open(io.BytesIO(data)) as container:
-        if not container.streams.video:
-            raise ValueError("the file has no video stream")
-        stream = container.streams.video[0]
-        codec = stream.codec_context
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if any(packet.is_corrupt for packet in packets):
-            raise ValueError("the file is cut off, or its index is damaged")
-        # Two packets of a frame, or an edit list, are no damage: allow a factor.
-        if not packets or stream.frames > 2 * len(packets):
-            raise ValueError(
-                f"the index promises {stream.frames} frames, the file holds "
-                f"{len(packets)}"
-            )
-        if codec is None or not (codec.width and codec.height):
-            raise ValueError("the video stream has no known codec or no frame size")
-        return codec.codec.canonical_name
-
-
-def upright_image(frame: av.VideoFrame) -> np.ndarray:
-    """A frame as it is to be shown: turned as the file's display matrix says.
-
-    decord turns frames by itself, PyAV does not.
-
-    Returns:
-        np.ndarray: ``(H, W, 3)`` uint8, RGB; height and width are those after turning.
-    """
-    # Degrees counter-clockwise, which is also how rot90 counts.
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-
-
-class PyAVReader:
-    """Frames of a video by index, through PyAV, with decord's reading methods.
-
-    Slower than decord, but its FFmpeg is current: it reads AV1, for one.
-
-    Args:
-        data: The file.
-        num_threads: Decoder threads.
-
-    Raises:
-        av.FFmpegError: If it is no video.
-    """
-
-    def __init__(self, data: bytes, num_threads: int = 1) -> None:
-        self._container = av.open(io.BytesIO(data))
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = num_threads
-        # Frames are numbered in the order of presentation. A packet that the edit
-        # list marks as discarded is decoded but not shown.
-        shown = [
-            packet.pts
-            for packet in self._container.demux(self._stream)
-            if packet.size and packet.pts is not None and not packet.is_discard
-        ]
-        self._times = np.sort(np.array(shown, dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def get_avg_fps(self) -> float:
-        """Frames per second."""
-        return float(self._stream.average_rate or self._stream.guessed_rate)
-
-    def get_batch(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes frames by index, turned as the file says.
-
-        Returns:
-            np.ndarray: ``(len(indices), H, W, 3)`` uint8, RGB.
-
-        Raises:
-            IndexError: If there is no such frame.
-            ValueError: If a frame of the index cannot be decoded.
-        """
-        wanted = np.unique(indices)
-        if wanted[0] < 0 or wanted[-1] >= len(self):
-            raise IndexError(f"frames {wanted.tolist()} of {len(self)}")
-        times = dict(zip(self._times[wanted].tolist(), wanted.tolist(), strict=True))
-        last, found = max(times), {}
-        self._container.seek(min(times), stream=self._stream)  # the key frame before
-        for frame in self._container.decode(self._stream):
-            if frame.pts in times:
-                found[times[frame.pts]] = upright_image(frame)
-            if frame.pts is not None and frame.pts >= last:
-                break
-        missing = sorted(set(wanted.tolist()) - found.keys())
-        if missing:
-            raise ValueError(f"frames {missing[:5]} cannot be decoded")
-        return np.stack([found[int(i)] for i in indices])
-
-
-READERS = ("decord", "pyav")
-
-
 @TRANSFORMS.register_module()
 class OpenVideo(DecordInit):
     """MMAction2's :class:`DecordInit` whose failures name the file.
@@ -185,10 +78,12 @@ class OpenVideo(DecordInit):
     Args:
         io_backend: Where the file is, a backend of :mod:`mmengine.fileio`.
         num_threads: Decoder threads. One is fastest beside data workers.
-        check: Compare the container's index with its packets first. Without it a
-            damaged file may kill the worker process without a word.
-        reader: ``'decord'``, the fastest, or ``'pyav'`` for what decord cannot read,
-            such as AV1.
+        check: Look at the file's packets first (:func:`.readers.index_packets`).
+            Without it a damaged file may kill the worker process without a word, and
+            decord give other frames than it was asked for.
+        reader: ``'decord'``, the fastest, for the files that it reads rightly and
+            PyAV for the others (AVI with B frames, open groups of pictures, edit
+            lists, AV1; see :mod:`.readers`), or ``'pyav'`` for all.
         kwargs: Further arguments of the backend.
 
     Raises:
@@ -208,7 +103,7 @@ class OpenVideo(DecordInit):
             raise ValueError(f"reader must be one of {list(READERS)}, got {reader!r}")
         self.check, self.reader = check, reader
 
-    def open(self, results: dict, filename: str) -> decord.VideoReader | PyAVReader:
+    def open(self, results: dict, filename: str) -> Reader:
         """Opens one file.
 
         Raises:
@@ -221,18 +116,7 @@ class OpenVideo(DecordInit):
             )
             if not data:
                 raise ValueError("the file is empty (0 bytes)")
-            codec = check_packets(data) if self.check else ""
-            if self.reader == "pyav":
-                reader = PyAVReader(data, self.num_threads)
-            elif codec == "av1":
-                raise ValueError(
-                    "it is AV1, which decord 0.6 cannot decode; set reader='pyav' of "
-                    f"{type(self).__name__} in the config's pipelines"
-                )
-            else:
-                reader = decord.VideoReader(
-                    io.BytesIO(data), num_threads=self.num_threads
-                )
+            reader = open_reader(data, self.reader, self.num_threads, self.check)
             if not len(reader):
                 raise ValueError("the file has no frames")
         except FileNotFoundError:
@@ -270,29 +154,6 @@ class OpenVideo(DecordInit):
             f"num_threads={self.num_threads}, check={self.check}, "
             f"reader={self.reader!r})"
         )
-
-
-def read_frames(
-    reader: decord.VideoReader | PyAVReader, indices: np.ndarray
-) -> list[np.ndarray]:
-    """Decodes frames by index, ``(H, W, 3)`` uint8 each.
-
-    decord 0.6 takes the padding at the end of a row for a fourth channel where the
-    padded row is four times the width (16, 24, 48 and 72 pixels), and its
-    ``get_batch`` fails. There the padding is cut off here.
-    """
-    if isinstance(reader, PyAVReader):
-        return list(reader.get_batch(indices))
-    try:
-        return list(reader.get_batch(indices).asnumpy())
-    except decord.DECORDError as error:
-        if "The size must exactly match" not in str(error):
-            raise
-    frames = [reader[int(i)].asnumpy() for i in indices]
-    return [
-        f.reshape(len(f), -1)[:, : 3 * f.shape[1]].reshape(*f.shape[:2], 3)
-        for f in frames
-    ]
 
 
 @TRANSFORMS.register_module()
