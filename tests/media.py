@@ -1,5 +1,6 @@
 """Tiny clips for the tests of the datasets, in HAC's layout."""
 
+import shutil
 from pathlib import Path
 
 import av
@@ -7,7 +8,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from mmaction_mbcd.datasets.epic_splits import EpicSegment, write_csv
+from mmaction_mbcd.datasets.epic_splits import EpicSegment, read_split, write_csv
 
 CLASSES = 7
 
@@ -172,6 +173,30 @@ def write_epic(root, layout="original", segments=None):
                     path = root / "flow" / place / part / f"frame_{i:010d}.jpg"
                     write_image(path, value)
             write_wav(root / sound / f"{place}.wav", tone(1.0))
+    return root
+
+
+def write_epic_clips(root, place="EPIC-mp4", **kwargs):
+    """The same as :func:`write_epic`, with one file per segment instead of images."""
+    write_epic(root, "original", **kwargs)
+    for domain, kitchen in KITCHENS.items():
+        for split in ("train", "test"):
+            video = f"{kitchen}_0{1 + (split == 'test')}"
+            for row in read_split(root / EPIC_FOLDER / f"{domain}_{split}.csv"):
+                start, stop, label = row.start_frame, row.stop_frame, row.verb_class
+                stem = f"{domain}_{video}_{start}_{stop}_{label}"
+                folder = root / place / "video" / split / domain
+                grey = [np.full((HEIGHT, 32), rgb_value(i)) for i in range(start, stop)]
+                write_video(folder / f"{stem}.mp4", grey, fps=60)
+                start, count = -(-start // 2), (stop - start) // 2
+                stem = f"{domain}_{video}_{start}_{start + count}_{label}"
+                folder = root / place / "flow" / split / domain
+                for part, axis in enumerate("uv"):
+                    values = [flow_value(start + i)[part] for i in range(count)]
+                    grey = [np.full((HEIGHT, 32), value) for value in values]
+                    write_video(folder / f"{stem}_{axis}.mp4", grey, fps=30)
+            for kind in ("rgb", "flow"):
+                shutil.rmtree(root / kind / split / domain / video)
     return root
 
 

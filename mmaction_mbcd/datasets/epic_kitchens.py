@@ -1,5 +1,6 @@
 """EPIC-Kitchens: eight actions in three kitchens."""
 
+import os
 from collections.abc import Sequence
 from os import path as osp
 
@@ -23,16 +24,26 @@ class EPICKitchensDataset(MultiModalDataset):
         rgb/{train,test}/D1/P08_01.wav                      (the whole video)
         flow/{train,test}/D1/P08_01/{u,v}/frame_0000000123.jpg
 
-    A newer repack keeps the frames under ``video/`` and the sound under ``audio/``;
-    either is found. Rows of the train split are looked for under ``train/``, those of
+    A newer repack keeps the frames under ``video/`` and the sound under ``audio/``, and
+    the newest benchmark (arXiv 2605.06643) has one file per segment instead of frames::
+
+        EPIC-mp4/video/{train,test}/D1/D1_P08_02_11_150_2.mp4
+        EPIC-mp4/flow/{train,test}/D1/D1_P08_02_6_75_2_u.mp4, ..._v.mp4
+
+    with domain, video, first and stop frame (of flow: at its rate) and label in the
+    name. Such a file is the segment: its own number of frames counts. Each of these
+    is found, below the data root or the split folder, with ``EPIC-mp4`` or without;
+    where a modality has both, images are read. Sound is one file per video in all.
+
+    Rows of the train split are looked for under ``train/``, those of
     the test split under ``test/``, so a whole target has files under both. A CSV that
     ``tools/data/epic/convert_splits.py`` made is preferred to its pickle.
 
     A row is a segment ``[start_frame, stop_frame)`` of a video at 60 frames per
     second. Flow is sampled at half the rate: it starts at ``ceil(start_frame / 2)``
     and has ``floor((stop_frame - start_frame) / 2)`` frames. Frame numbers are those
-    of the files. The pipelines are ``SampleClip`` and ``DecodeFrames`` for video,
-    ``SampleClip`` and ``DecodeFlowFrames`` for flow, and
+    of the files. The pipelines are ``OpenVideo``, ``SampleClip`` and ``DecodeFrames``
+    for video, ``OpenFlowPair``, ``SampleClip`` and ``DecodeFlowFrames`` for flow, and
     ``LoadWaveform(span='segment', max_seconds=10)`` for audio, which reads from
     ``start`` to ``stop`` (seconds).
 
@@ -50,10 +61,13 @@ class EPICKitchensDataset(MultiModalDataset):
     SPLIT_FOLDER = "MM-SADA_Domain_Adaptation_Splits"
     FRAME = "frame_{:010d}.jpg"
 
+    PLACES = ("", "EPIC-mp4", SPLIT_FOLDER, f"{SPLIT_FOLDER}/EPIC-mp4")
+    """Folders of the data root that may hold the modalities' folders."""
+
     ROOTS = dict(
         video=("rgb", "video"), flow=("flow",), audio=("audio", "rgb", "video")
     )
-    """Folders of the data root that may hold a modality, in the order of search."""
+    """A modality's folders in each place, in the order of search."""
 
     def annotation_file(self, domain: str, split: str) -> str:
         """The split's CSV file, or the pickle if there is none."""
@@ -80,40 +94,58 @@ class EPICKitchensDataset(MultiModalDataset):
         # A video has hundreds of segments: look for its files once.
         videos = dict.fromkeys(segment.video_id for segment in segments)
         files = {video: self._files(domain, split, video) for video in videos}
-        return [self._row(domain, s, files[s.video_id]) for s in segments]
+        folders = {m: self._clip_folder(m, domain, split) for m in ("video", "flow")}
+        return [self._row(domain, s, files[s.video_id], folders) for s in segments]
 
     def _row(
-        self, domain: str, segment: EpicSegment, files: dict[str, str | tuple[str, str]]
+        self,
+        domain: str,
+        segment: EpicSegment,
+        files: dict[str, str | tuple[str, str]],
+        folders: dict[str, str | None],
     ) -> dict:
         start, length = segment.start_frame, segment.stop_frame - segment.start_frame
         ranges = dict(
             video=(start, length, FPS), flow=(-(-start // 2), length // 2, FPS / 2)
         )
+        files, extras = dict(files), {}
+        for modality, (first, count, fps) in ranges.items():
+            folder = folders[modality]
+            if folder is not None and not self._any_exists(files[modality]):
+                name = f"{domain}_{segment.video_id}_{first}_{first + count}"
+                stem = osp.join(folder, f"{name}_{segment.verb_class}")
+                clips = dict(
+                    video=f"{stem}.mp4", flow=(f"{stem}_u.mp4", f"{stem}_v.mp4")
+                )
+                files[modality] = clips[modality]
+            else:
+                extras[modality] = dict(
+                    start_index=first,
+                    total_frames=count,
+                    avg_fps=fps,
+                    filename_tmpl=self.FRAME,
+                )
         if not length // 2:
             # A segment of one frame has no flow, and cannot be sampled.
-            files = {key: files[key] for key in files if key != "flow"}
+            del files["flow"]
         return dict(
             sample_id=f"{domain}/{segment.video_id}/{segment.uid}",
             label=segment.verb_class,
             start=segment.start,
             stop=segment.stop,
             files=files,
-            extras={
-                modality: dict(
-                    start_index=first,
-                    total_frames=count,
-                    avg_fps=fps,
-                    filename_tmpl=self.FRAME,
-                )
-                for modality, (first, count, fps) in ranges.items()
-            },
+            extras=extras,
         )
+
+    def _roots(self, modality: str) -> list[str]:
+        places = [osp.join(self.data_root, place) for place in self.PLACES]
+        return [osp.join(p, root) for p in places for root in self.ROOTS[modality]]
 
     def _files(
         self, domain: str, split: str, video: str
     ) -> dict[str, str | tuple[str, str]]:
         def find(modality: str, name: str) -> str:
-            roots = [osp.join(self.data_root, r) for r in self.ROOTS[modality]]
+            roots = self._roots(modality)
             return self._first([osp.join(r, split, domain, name) for r in roots], roots)
 
         flow = find("flow", video)
@@ -121,6 +153,22 @@ class EPICKitchensDataset(MultiModalDataset):
             video=find("video", video),
             flow=(osp.join(flow, "u"), osp.join(flow, "v")),
             audio=find("audio", f"{video}.wav"),
+        )
+
+    def _clip_folder(self, modality: str, domain: str, split: str) -> str | None:
+        """The folder with one file per segment, if there is one."""
+        for root in self._roots(modality):
+            folder = osp.join(root, split, domain)
+            if osp.isdir(folder):
+                with os.scandir(folder) as entries:
+                    if any(entry.name.endswith(".mp4") for entry in entries):
+                        return folder
+        return None
+
+    @staticmethod
+    def _any_exists(names: str | tuple[str, str]) -> bool:
+        return any(
+            osp.exists(n) for n in ((names,) if isinstance(names, str) else names)
         )
 
     @staticmethod

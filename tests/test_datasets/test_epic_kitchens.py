@@ -21,6 +21,7 @@ from media import (
     WIDTH,
     tone,
     write_epic,
+    write_epic_clips,
     write_wav,
 )
 from mmaction_mbcd.datasets import EPICKitchensDataset, SampleIndex
@@ -64,8 +65,18 @@ def pipelines(train=False, clip_len=4, rgb_interval=2, flow_interval=1):
 
     shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
     return dict(
-        video=[clip(rgb_interval), dict(type="DecodeFrames"), shape],
-        flow=[clip(flow_interval), dict(type="DecodeFlowFrames"), shape],
+        video=[
+            dict(type="OpenVideo"),
+            clip(rgb_interval),
+            dict(type="DecodeFrames"),
+            shape,
+        ],
+        flow=[
+            dict(type="OpenFlowPair"),
+            clip(flow_interval),
+            dict(type="DecodeFlowFrames"),
+            shape,
+        ],
         audio=[
             dict(type="LoadWaveform", span="segment", max_seconds=10),
             dict(type="TileWaveform", length=8000),
@@ -429,3 +440,51 @@ def test_transforms_read_nothing_but_the_named_frames(trees):
     means = [img.mean((0, 1)).round().tolist() for img in results["imgs"]]
     assert means == [[30, 225], [55, 200]]
     assert results["img_shape"] == results["original_shape"] == (HEIGHT, WIDTH)
+
+
+# --- one file per segment ----------------------------------------------------
+
+PLACES = ["EPIC-mp4", FOLDER + "/EPIC-mp4", "."]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_clips_hold_the_frames_of_the_images(trees, tmp_path, place):
+    """Grey clips against red images: every sampled frame by its number."""
+    images, clips = (
+        build(root) for root in (trees["original"], write_epic_clips(tmp_path, place))
+    )
+    assert len(clips) == len(images) == 6
+    for index in range(6):
+        item, other = clips[index], images[index]
+        values = item["inputs"]["video"].float().mean((0, 2, 3))
+        assert [round(v / 3) for v in values.tolist()] == rgb_frames(other)
+        u, v = item["inputs"]["flow"].float().mean((2, 3))
+        expected = flow_frames(other)
+        assert [round(x / 5) for x in u.tolist()] == expected
+        assert [round((255 - y) / 5) for y in v.tolist()] == expected
+        assert torch.equal(item["inputs"]["audio"], other["inputs"]["audio"])
+        assert all(item["data_samples"].present.values())
+
+
+def test_published_sampling_of_clips(tmp_path):
+    """[11, 24) is 13 frames: 12 count, 4 of 2 start at (12 - 8 + 1) // 2 = 2, and the
+    frame before each is decoded."""
+    pipes = pipelines()
+    pipes["video"][1]["centre"] = "0.x"
+    data = build(write_epic_clips(tmp_path), pipelines=pipes, sampling="published")
+    values = data[0]["inputs"]["video"].float().mean((0, 2, 3))
+    assert [round(v / 3) for v in values.tolist()] == [11 + i for i in (1, 3, 5, 7)]
+
+
+def test_images_are_preferred_and_a_missing_clip_is_named(trees, tmp_path):
+    root = Path(shutil.copytree(trees["original"], tmp_path / "epic"))
+    folder = root / "EPIC-mp4" / "video" / "train" / "D1"
+    folder.mkdir(parents=True)
+    (folder / "D1_P08_01_11_24_0.mp4").write_bytes(b"not looked at")
+    assert rgb_frames(build(root)[0])
+    for split in ("train", "test"):
+        shutil.rmtree(root / "rgb" / split / "D1" / f"P08_0{1 + (split == 'test')}")
+    (folder / "D1_P08_01_11_24_0.mp4").unlink()
+    (folder / "D1_P08_01_30_33_1.mp4").touch()
+    with pytest.raises(FileNotFoundError, match="D1_P08_01_11_24_0.mp4 does not exist"):
+        build(root)[0]

@@ -26,6 +26,8 @@ class OpenFlowPair(OpenVideo):
 
     def transform(self, results: dict) -> dict:
         """Opens both files of ``results['filename']``."""
+        if results.get("filename_tmpl"):
+            return results
         readers = tuple(self.open(results, name) for name in results["filename"])
         results["video_reader"] = readers
         self._set_frames(results, min(map(len, readers)))

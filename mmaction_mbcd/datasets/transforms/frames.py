@@ -1,4 +1,4 @@
-"""Decoding video and flow that are stored as one image per frame.
+"""Decoding video and flow that are stored as one image per frame, or as clips.
 
 MMAction2's ``RawFrameDecode`` does not serve: a truncated JPEG passes it as a picture
 that is grey from some row on, and its flow needs both components in one folder.
@@ -10,7 +10,8 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 
-from .loading import UnreadableMediaError
+from .flow import DecodeFlowPair
+from .loading import DecodeVideo, UnreadableMediaError
 
 _JPEG, _SCAN, _END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
@@ -48,14 +49,18 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class DecodeFrames(BaseTransform):
-    """Decodes the sampled frames of a folder of images.
+    """Decodes the sampled frames of a folder of images, or of an opened video.
 
-    ``SampleClip`` before it keeps to the segment that the row names with
-    ``start_index`` and ``total_frames``: frame numbers are those of the files, and a
-    segment that is shorter than the clip repeats (modulo its length).
+    Where :class:`.OpenVideo` has left a reader, the row is a video file and
+    :class:`.DecodeVideo` decodes it, so that one pipeline serves both forms in which
+    EPIC-Kitchens is published. Of images, ``SampleClip`` before it keeps to the segment
+    that the row names with ``start_index`` and ``total_frames``: frame numbers are
+    those of the files, and a segment that is shorter than the clip repeats (modulo its
+    length).
 
-    Required keys: filename (the folder), filename_tmpl, frame_inds. Added: imgs (list
-    of ``(H, W, 3)`` uint8, RGB), original_shape, img_shape.
+    Required keys: frame_inds, and filename (the folder) and filename_tmpl, or
+    video_reader. Added: imgs (list of ``(H, W, 3)`` uint8, RGB), original_shape,
+    img_shape.
 
     Args:
         io_backend: Where the files are, a backend of :mod:`mmengine.fileio`.
@@ -110,6 +115,8 @@ class DecodeFrames(BaseTransform):
         Raises:
             UnreadableMediaError: Naming the file, if one is missing or damaged.
         """
+        if "video_reader" in results:
+            return DecodeVideo()(results)
         results["imgs"] = self.read(results, results["filename"])
         shape = results["imgs"][0].shape[:2]
         results["original_shape"] = results["img_shape"] = shape
@@ -131,6 +138,8 @@ class DecodeFlowFrames(DecodeFrames):
             UnreadableMediaError: If a file is missing or damaged, or the components
                 differ in size.
         """
+        if "video_reader" in results:
+            return DecodeFlowPair()(results)
         x, y = (self.read(results, f, grey=True) for f in results["filename"])
         if x[0].shape != y[0].shape:
             raise UnreadableMediaError.of(

@@ -72,6 +72,8 @@ class OpenVideo(DecordInit):
     with numbers from 1, and so decode frame i - 1 for a sampled i, the last for 0.
     ``total_frames`` is then N - 1 and ``decode_shift`` is ``(-1, N)``.
 
+    A row with a ``filename_tmpl`` is a folder of images: there is nothing to open.
+
     Required keys: filename. Added: video_reader, total_frames, avg_fps, perhaps
     decode_shift.
 
@@ -127,6 +129,8 @@ class OpenVideo(DecordInit):
 
     def transform(self, results: dict) -> dict:
         """Opens ``results['filename']``."""
+        if results.get("filename_tmpl"):
+            return results
         reader = self.open(results, results["filename"])
         results["video_reader"] = reader
         self._set_frames(results, len(reader))

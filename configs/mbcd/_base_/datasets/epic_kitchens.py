@@ -1,6 +1,7 @@
 """EPIC-Kitchens with the published sampling: D1 = P08, D2 = P01, D3 = P22.
 
-Frames as images; flow at half their rate; sound: the segment, at most its first 10 s.
+Frames as images, or clips as one mp4 each; flow at half the rate; sound: the segment,
+at most its first 10 s.
 """
 
 _base_ = "./published_clips.py"
@@ -12,6 +13,7 @@ modalities = ["video", "audio", "flow"]
 _sound = dict(type="LoadWaveform", sample_rate=16000, span="segment", max_seconds=10)
 _train = dict(
     video=[
+        dict(type="OpenVideo"),
         {{_base_.published.rgb}},
         dict(type="DecodeFrames"),
         {{_base_.published.augment}},
@@ -23,6 +25,7 @@ _train = dict(
         dict(type="FormatAudio"),
     ],
     flow=[
+        dict(type="OpenFlowPair"),
         {{_base_.published.flow}},
         dict(type="DecodeFlowFrames"),
         {{_base_.published.augment}},
@@ -30,12 +33,14 @@ _train = dict(
 )
 _test = dict(
     video=[
+        dict(type="OpenVideo"),
         {{_base_.published.rgb_centre}},
         dict(type="DecodeFrames"),
         {{_base_.published.rgb_whole}},
     ],
     audio=[_sound, {{_base_.published.spectrogram}}, dict(type="FormatAudio")],
     flow=[
+        dict(type="OpenFlowPair"),
         {{_base_.published.flow_centre}},
         dict(type="DecodeFlowFrames"),
         {{_base_.published.flow_whole}},
