@@ -26,6 +26,8 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from . import compat
 from .datasets import SAMPLINGS, MultiModalDataset
+from .engine import BriefRunner
+from .models.weights import DOWNLOAD
 
 AMP_WRAPPERS = {
     "OptimWrapper": "AmpOptimWrapper",
@@ -168,7 +170,8 @@ def _set_datasets(cfg: Config, **values: object) -> None:
             dataset.update(values)
 
 
-def _first_config(cfg: Config) -> dict:
+def first_dataset(cfg: Config) -> dict:
+    """Config of the first dataset that a config has."""
     loaders = [cfg[f"{s}_dataloader"] for s in SPLITS if cfg.get(f"{s}_dataloader")]
     if not loaders:
         raise UsageError("the config has no dataloader")
@@ -181,7 +184,7 @@ def _described(cfg: Config) -> dict:
     Raises:
         UsageError: If it cannot be described, or is none of this package's.
     """
-    config = _first_config(cfg)
+    config = first_dataset(cfg)
     init_default_scope(cfg.get("default_scope") or "mmaction")
     kind = config["type"]
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
@@ -201,7 +204,7 @@ def _described(cfg: Config) -> dict:
 def _built(cfg: Config) -> MultiModalDataset:
     """The config's first dataset, built without reading its rows."""
     try:
-        return DATASETS.build(_first_config(cfg) | dict(lazy_init=True))
+        return DATASETS.build(first_dataset(cfg) | dict(lazy_init=True))
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
 
@@ -255,7 +258,7 @@ def use_target_values(cfg: Config) -> None:
             "values for all targets (no method.by_target); leave the option out"
         )
     modalities = cfg.model.get("modalities") or list(cfg.model.encoders)
-    target = _first_config(cfg).get("target")
+    target = first_dataset(cfg).get("target")
     found = {
         frozenset(names.split()): targets.get(target)
         for names, targets in table.items()
@@ -271,6 +274,26 @@ def use_target_values(cfg: Config) -> None:
     cfg.merge_from_dict(dict(found))
 
 
+def has_target(config: str) -> bool:
+    """Whether a config file names its target or its sources.
+
+    Raises:
+        UsageError: If there is no such file.
+    """
+    require_file(config, "config")
+    dataset = first_dataset(Config.fromfile(config))
+    return bool(dataset.get("target") or dataset.get("sources"))
+
+
+def described_domains(cfg: Config) -> tuple[str, ...]:
+    """The domains of the config's dataset.
+
+    Raises:
+        UsageError: If it cannot be described.
+    """
+    return tuple(_described(cfg)["domains"])
+
+
 def domains_of(config: str, data_root: str | None = None) -> tuple[str, ...]:
     """The domains that the dataset of a config file has.
 
@@ -281,7 +304,7 @@ def domains_of(config: str, data_root: str | None = None) -> tuple[str, ...]:
     cfg = Config.fromfile(config)
     if data_root is not None:
         _set_datasets(cfg, data_root=data_root)
-    return tuple(_described(cfg)["domains"])
+    return described_domains(cfg)
 
 
 def follow_dataset(cfg: Config) -> None:
@@ -321,6 +344,38 @@ def set_randomness(
         if value:
             randomness[name] = True
     cfg.randomness = randomness
+
+
+def missing_weights(cfg: Config) -> dict[str, str]:
+    """``{modality: path}`` of pretrained files that are not there; no URLs."""
+    model = cfg.get("model") or {}
+    encoders = model.get("encoders") or {}
+    missing = {}
+    for modality in model.get("modalities") or encoders:
+        pretrained = (encoders.get(modality) or {}).get("pretrained") or {}
+        path = pretrained.get("checkpoint", "")
+        if path and "://" not in path and not osp.isfile(path):
+            missing[modality] = path
+    return missing
+
+
+def weights_problem(cfg: Config) -> str:
+    """What :func:`missing_weights` are, and what helps; nothing is ``''``."""
+    missing = missing_weights(cfg)
+    if not missing:
+        return ""
+    files = ", ".join(f"{path} ({modality})" for modality, path in missing.items())
+    return (
+        f"pretrained weights are missing: {files}. Fetch them with `{DOWNLOAD}`, or "
+        "start an encoder from random weights with --cfg-options "
+        f"model.encoders.{next(iter(missing))}.pretrained=None"
+    )
+
+
+def require_weights(cfg: Config) -> None:
+    """Raises :class:`UsageError` if a pretrained file is missing."""
+    if problem := weights_problem(cfg):
+        raise UsageError(problem)
 
 
 def set_work_dir(
@@ -479,10 +534,10 @@ def dump_predictions(cfg: Config, path: str) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """MMEngine's runner, or the one that ``cfg.runner_type`` names."""
+    """MMEngine's runner, brief on the terminal, or what ``cfg.runner_type`` names."""
     if "runner_type" in cfg:
         return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    return BriefRunner.from_cfg(cfg)
 
 
 @master_only

@@ -7,7 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd.experiments.demo import DemoOptions, run_demo
 from mmaction_mbcd.experiments.running import RunError
 

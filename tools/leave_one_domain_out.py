@@ -10,9 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from rich.console import Console
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
 from mmaction_mbcd import cli
 from mmaction_mbcd.experiments.leave_one_out import (
     Benchmark,
@@ -20,6 +24,7 @@ from mmaction_mbcd.experiments.leave_one_out import (
     run_benchmark,
 )
 from mmaction_mbcd.experiments.running import RunError
+from mmaction_mbcd.preparation.ready import training_problems
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +50,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--out", type=Path, help="default: work_dirs/<dataset>/<config>_benchmark"
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        choices=["best", "all"],
+        default="best",
+        help="what stays of a finished run: the checkpoint that was tested (default), "
+        "or the latest one as well",
     )
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     args, args.rest = parser.parse_known_args(argv)
@@ -78,7 +90,20 @@ def build_benchmark(args: argparse.Namespace) -> Benchmark:
         seeds=args.seeds,
         single_source=args.single_source,
         options=options,
+        keep_all=args.keep_checkpoints == "all",
     )
+
+
+def _check_training(args: argparse.Namespace, benchmark: Benchmark) -> None:
+    """Refuses now what would stop a training later."""
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.add_data_options(parser)
+    options, _ = parser.parse_known_args(benchmark.options)
+    options.config, options.target = args.config, benchmark.domains[:1]
+    cfg = cli.load_config(options)
+    # Every target but for one source, whose batches its own training looks at.
+    if problems := training_problems(cfg, every_target=not args.single_source):
+        raise cli.UsageError("; ".join(problems))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs = benchmark.runs()
         except ValueError as error:
             raise cli.UsageError(str(error)) from error
+        if not args.dry_run:
+            _check_training(args, benchmark)
     if args.dry_run:
         for source, target, seed in runs:
             console.print(f"{source or 'all others'} to {target or 'all others'}, "

@@ -10,12 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 import pandas as pd
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
 from mmaction_mbcd.analysis.config_table import find_configs, protocol, settings
 
 

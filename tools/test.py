@@ -6,9 +6,14 @@ numbers (``--out``).
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd import cli
 
 

@@ -6,9 +6,14 @@ knows this package's optimizer wrappers, machines without a GPU train under torc
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd import cli
 
 
@@ -89,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     with cli.one_line_errors():
         cfg = build_config(args)
+        cli.require_weights(cfg)
     runner = cli.build_runner(cfg)
     runner.train()
     cli.announce_checkpoints(runner)

@@ -27,6 +27,7 @@ class Benchmark:
         single_source: Train on one domain and test on each other one, instead of
             training on all but one and testing on that.
         options: Further options of the tools, as on their command lines.
+        keep_all: Keep the latest checkpoint of a finished run beside the best one.
     """
 
     repo: Path
@@ -37,6 +38,7 @@ class Benchmark:
     seeds: Sequence[int] = (0,)
     single_source: bool = False
     options: Sequence[str] = ()
+    keep_all: bool = False
 
     def runs(self) -> list[tuple[str, str, int]]:
         """``(sources or '', target or '', seed)`` of every training."""
@@ -89,14 +91,17 @@ def run_benchmark(benchmark: Benchmark, console: Console) -> pd.DataFrame:
 
 
 def _claim(benchmark: Benchmark) -> None:
-    """Refuses to mix runs of different options in one folder."""
+    """Refuses to mix runs of different options in one folder.
+
+    A folder in which nothing was trained is free.
+    """
     path = benchmark.out / "options.json"
     own = dict(
         config=str(benchmark.config.resolve()),
         single_source=benchmark.single_source,
         options=list(benchmark.options),
     )
-    if path.exists():
+    if path.exists() and _was_used(benchmark.out):
         there = json.loads(path.read_text())
         changed = [key for key in own if there.get(key) != own[key]]
         if changed:
@@ -107,6 +112,10 @@ def _claim(benchmark: Benchmark) -> None:
             )
     benchmark.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(own, indent=2) + "\n")
+
+
+def _was_used(out: Path) -> bool:
+    return any(any(out.glob(name)) for name in ("*/*.pth", "*/results.json"))
 
 
 def _run(
@@ -125,7 +134,16 @@ def _run(
         best, _ = best_checkpoint(work_dir)
         test = ["test.py", benchmark.config, best, "--out", results, *common]
         run_tool(benchmark.repo, test, "   test", work_dir / "test.log", console)
+        if not benchmark.keep_all:
+            _drop_latest(work_dir)
     return _rows(benchmark, source, target, seed, results)
+
+
+def _drop_latest(work_dir: Path) -> None:
+    """Removes what only a resumption needs, from a run that is finished and tested."""
+    (work_dir / "last_checkpoint").unlink(missing_ok=True)
+    for path in work_dir.glob("epoch_*.pth"):
+        path.unlink()
 
 
 def _rows(

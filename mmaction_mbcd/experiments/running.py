@@ -1,18 +1,22 @@
 """Running the tools in processes of their own, with progress and kept output."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-_STEP = re.compile(r"Epoch\((?:train|test)\)\s+\[(?:(\d+)\]\[)?\s*(\d+)/(\d+)\]")
-_MAX_EPOCHS = re.compile(r"max_epochs\s*=\s*(\d+)")
+from ..engine.run_report import PROGRESS_FILE
+from ..preparation.progress import duration
+
 _BEST_EPOCH = re.compile(r"best_source_top1_epoch_(\d+)\.pth$")
+_LOOK = 0.5  # s between two looks at how far a run is
 RULE = "best source validation"
 
 
@@ -34,7 +38,7 @@ def run_tool(
         repo: The repository's root, where ``tools`` lies.
         command: Name of the script below ``tools`` and its arguments.
         title: Shown beside the bar.
-        log: File for the output.
+        log: File for the output, in the run's work directory.
         console: Where the bar is drawn.
         threads: OpenMP threads of the process; the environment's if None.
 
@@ -42,6 +46,7 @@ def run_tool(
         RunError: If it ends with an error.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    (log.parent / PROGRESS_FILE).unlink(missing_ok=True)
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -56,32 +61,19 @@ def run_tool(
         open(log, "w") as file,
         Progress(*columns, console=console) as progress,
         subprocess.Popen(
-            full,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
+            full, stdout=file, stderr=subprocess.STDOUT, env=environment
         ) as process,
     ):
         task = progress.add_task(title, total=None, at="")
-        epochs = 0
+        watch = _Watch(log.parent / PROGRESS_FILE, progress, task)
         try:
-            for line in process.stdout:
-                file.write(line)
-                if not epochs and (found := _MAX_EPOCHS.search(line)):
-                    epochs = int(found.group(1))
-                if found := _STEP.search(line):
-                    epoch, step, steps = (int(x or 0) for x in found.groups())
-                    whole = epochs if epoch else 1
-                    progress.update(
-                        task,
-                        total=whole * steps,
-                        completed=(max(epoch, 1) - 1) * steps + step,
-                        at=f"epoch {epoch}/{epochs}" if epoch else "",
-                    )
+            while process.poll() is None:
+                watch.look()
+                watch.wait(process)
         except BaseException:
             process.terminate()
             raise
+        watch.look()
         total = progress.tasks[0].total or 1
         progress.update(task, total=total, completed=total)
     if process.returncode != 0:
@@ -90,6 +82,46 @@ def run_tool(
             f"{' '.join(full)}\nended with code {process.returncode}; its output is "
             f"in {log} and ends with:\n{tail}"
         )
+
+
+class _Watch:
+    """Follows ``progress.json`` of a run, see :class:`.RunReportHook`."""
+
+    def __init__(self, path: Path, progress: Progress, task: TaskID) -> None:
+        self.path, self.progress, self.task = path, progress, task
+        self.first: tuple[float, int] | None = None  # when, and the step then
+
+    def wait(self, process: subprocess.Popen) -> None:
+        try:
+            process.wait(_LOOK)
+        except subprocess.TimeoutExpired:
+            pass
+
+    def look(self) -> None:
+        try:
+            now = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return
+        if now["phase"] == "validation":
+            self.progress.update(self.task, at=f"epoch {now['epoch']}, validating")
+            return
+        self.progress.update(
+            self.task,
+            total=now["total"],
+            completed=now["done"],
+            at=self._said(now),
+        )
+
+    def _said(self, now: dict) -> str:
+        said = f"epoch {now['epoch']}/{now['epochs']}" if "epoch" in now else ""
+        self.first = self.first or (time.monotonic(), now["done"])
+        began, start = self.first
+        if now["done"] == start:
+            return said
+        # Validations so far are in it, so those to come are too.
+        each = (time.monotonic() - began) / (now["done"] - start)
+        left = f"{duration(each * (now['total'] - now['done']))} left"
+        return f"{said}, {left}" if said else left
 
 
 def best_checkpoint(work_dir: Path) -> tuple[Path, int]:

@@ -10,6 +10,9 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+DOWNLOAD = "python tools/data/weights/download.py"
+"""Fetches the pretrained files into ``checkpoints/``."""
+
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 
@@ -61,8 +64,12 @@ def _content(checkpoint: str) -> dict:
             content = _fetched(checkpoint)
         else:
             content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no weights file {checkpoint}: fetch it with `{DOWNLOAD}`, or "
+            "set the encoder's `pretrained` to another file, or to None for random "
+            "weights"
+        ) from error
     except Exception as error:  # a damaged file raises anything
         lines = str(error).splitlines() or ["it ends early"]
         # torch says first how to turn its check off, and then what it found.

@@ -14,9 +14,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd import cli
 from mmaction_mbcd.preparation.check import KINDS, check
+from mmaction_mbcd.preparation.ready import training_problems
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,8 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; its exit code."""
     args = parse_args(argv)
     with cli.one_line_errors():
+        every_target = not (args.target or args.sources or cli.has_target(args.config))
+        if every_target:  # any one will do: the files are the same
+            args.target = cli.domains_of(args.config, args.data_root)[:1]
         cfg = cli.load_config(args)
-        return check(cfg, args.workers, args.quick, args.allow, args.csv)
+        problems = training_problems(cfg, every_target)
+        code = check(cfg, args.workers, args.quick, args.allow, args.csv)
+    for problem in problems:
+        print(f"training cannot start: {problem}")
+    return code or int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ import argparse
 import sys
 from pathlib import Path
 
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd.cli import one_line_errors
 from mmaction_mbcd.preparation.flow import LAYOUTS, METHODS, FlowExtraction
 from mmaction_mbcd.preparation.jobs import extract

@@ -12,6 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from rich.console import Console
 from rich.table import Table
 

@@ -10,6 +10,7 @@ default_hooks = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     batch_norm=dict(type="AverageBatchNormHook"),
+    report=dict(type="RunReportHook"),
     # The target is never asked which checkpoint to keep.
     checkpoint=dict(
         type="ResumableCheckpointHook",

@@ -15,6 +15,11 @@ import os
 import sys
 from pathlib import Path
 
+try:
+    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+except ModuleNotFoundError as error:  # outside the environment
+    sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+
 from mmaction_mbcd.preparation.downloads.hac import EXCLUDE, HubDataset, download_hac
 from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
 
