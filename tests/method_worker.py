@@ -50,7 +50,7 @@ def batch_of(method, seed, count=8):
 def method_worker(rank, port, folder):
     """Steps of every method under DistributedDataParallel, which finds no unused.
 
-    Process 1 has no audio, then one row of it, then nothing readable, then all.
+    Process 1 has no audio, then one row of it, then nothing valid, then all.
     """
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)

@@ -201,7 +201,7 @@ def _domain_problems(model: nn.Module, sources: list[str]) -> list[str]:
     needy = [
         type(objective).__name__
         for objective in getattr(model, "objectives", ())
-        if "num_domains" in getattr(objective, "fills", ())
+        if "num_domains" in getattr(objective, "filled_in", ())
     ]
     if not needy or model.num_domains == len(sources):
         return []
@@ -244,7 +244,7 @@ def _teacher_and_data_problems(model: nn.Module, dataset: object) -> list[str]:
     if synced and may_lack:
         problems.append(
             f"objectives have SyncBatchNorm ({synced[0]}), and a process with fewer "
-            "than two readable samples of a modality would not take part in it, so all "
+            "than two valid samples of a modality would not take part in it, so all "
             "would wait for ever: leave sync_bn out, or set the datasets' "
             "optional_modalities=() and on_error='raise'"
         )

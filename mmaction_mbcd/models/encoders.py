@@ -31,7 +31,7 @@ class ModalityEncoder(BaseModule):
         dropout: Of the pooled feature. 0 for MBCD; the published baselines have
             0.5 on video and flow.
         dsu: Probability of perturbing feature statistics (see
-            :func:`.functional.uncertainty_perturbation`) at the stem's and the
+            :func:`.functional.domain_shift_with_uncertainty`) at the stem's and the
             branch's output in the first pass. The published MBCD code has 0.5,
             the paper does not mention it.
         pretrained: ``dict(checkpoint=..., prefix=..., rename=..., skip=...)``, see
@@ -102,26 +102,26 @@ class ModalityEncoder(BaseModule):
             x = stage.run(x)
         return x
 
-    def forward(self, state: State, perturb: bool = False) -> Tensor:
+    def forward(self, state: State, apply_dsu: bool = False) -> Tensor:
         """Runs the trainable stages and pools.
 
         Args:
             state: What :meth:`stem` returned; not changed.
-            perturb: Apply DSU where ``dsu`` asks for it (the first pass).
+            apply_dsu: Apply DSU where ``dsu`` asks for it (the first pass).
 
         Returns:
             ``(N, d)``.
         """
-        perturb = perturb and self.training and self.dsu > 0
-        if perturb and self.frozen_stages >= 0:
-            state = self._perturbed(state)
+        apply_dsu = apply_dsu and self.training and self.dsu > 0
+        if apply_dsu and self.frozen_stages >= 0:
+            state = self._with_dsu(state)
         for stage in backbone_stages(self.backbone)[self.frozen_stages + 1 :]:
             state = stage.run(state)
-        if perturb:
-            state = self._perturbed(state)
+        if apply_dsu:
+            state = self._with_dsu(state)
         return self.dropout(stages.pooled_features(state))
 
-    def _perturbed(self, state: State) -> State:
+    def _with_dsu(self, state: State) -> State:
         maps = state if isinstance(state, tuple) else (state,)
         # One sample has no spread over the batch, one position none over space. The
         # coin is shared by the pathways, the noise is not (published code).
@@ -129,7 +129,7 @@ class ModalityEncoder(BaseModule):
         if too_small or torch.rand(()) >= self.dsu:
             return state
         noisy = tuple(
-            functional.uncertainty_perturbation(
+            functional.domain_shift_with_uncertainty(
                 x, *torch.randn(2, *x.shape[:2], dtype=x.dtype, device=x.device)
             )
             for x in maps

@@ -192,7 +192,7 @@ def collaborative_distillation(
     unimodal_logits: Mapping[str, Tensor],
     temperature: float = 1.0,
     present: Mapping[str, Tensor] | None = None,
-    readable: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     r"""Collaborative distillation, eq. 8.
 
@@ -204,19 +204,19 @@ def collaborative_distillation(
         unimodal_logits: ``{modality: (N, C)}`` of the student.
         temperature: The paper has none, that is 1.
         present: ``{modality: (N,) bool}``; all present if None.
-        readable: ``(N,) bool``, the samples of the fused term; all if None.
+        valid: ``(N,) bool``, the samples of the fused term; all if None.
 
     Returns:
         Scalar in nats.
     """
-    terms = [masked_kl_divergence(teacher_logits, fused_logits, readable, temperature)]
+    terms = [masked_kl_divergence(teacher_logits, fused_logits, valid, temperature)]
     for modality, logits in unimodal_logits.items():
         has = None if present is None else present[modality]
         terms.append(masked_kl_divergence(teacher_logits, logits, has, temperature))
     return torch.stack(terms).sum()
 
 
-def uncertainty_perturbation(
+def domain_shift_with_uncertainty(
     x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6
 ) -> Tensor:
     r"""Domain shifts with uncertainty (DSU): feature statistics get Gaussian noise.

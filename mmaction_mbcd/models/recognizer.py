@@ -54,7 +54,7 @@ class _Batch:
     domains: Tensor
     present: dict[str, Tensor]
     rows: dict[str, Tensor | None]  # indices of present samples; None for all
-    readable: Tensor | None = None  # samples with any modality; None for all
+    valid: Tensor | None = None  # samples with any modality; None for all
     skipped: int = 0  # samples that could not be read
     views: int = 1
 
@@ -173,7 +173,7 @@ class MultiModalRecognizer(BaseModel):
         )
         kind = objective["type"]
         found = MODELS.get(kind) if isinstance(kind, str) else kind
-        wanted = getattr(found, "fills", ())
+        wanted = getattr(found, "filled_in", ())
         if "num_domains" in wanted and self.num_domains is None:
             raise ValueError(
                 f"model config: {kind} tells source domains apart: set "
@@ -370,7 +370,7 @@ class MultiModalRecognizer(BaseModel):
             _check_domains(data_samples, self.num_domains)
         batch = self._read(inputs, data_samples)
         states = self._stems(inputs, batch)
-        outputs = self._unimodal(states, batch, perturb=True)  # at theta
+        outputs = self._unimodal(states, batch, apply_dsu=True)  # at theta
         features = outputs.features
         if self.inner_step is not None:
             adapted = self._inner_update(outputs)  # theta' = theta - alpha grad
@@ -494,7 +494,7 @@ class MultiModalRecognizer(BaseModel):
             domains=_on(device, domains, torch.long),
             present=present,
             rows=rows,
-            readable=(None if all(alive) else _on(device, alive, torch.bool)),
+            valid=(None if all(alive) else _on(device, alive, torch.bool)),
             skipped=alive.count(False),
             views=1 + max(_metainfo(s, "view", 0) for s in data_samples),
         )
@@ -535,7 +535,7 @@ class MultiModalRecognizer(BaseModel):
         states: dict[str, State],
         batch: _Batch,
         adapted: dict[str, dict[str, Tensor]] | None = None,
-        perturb: bool = False,
+        apply_dsu: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Features with and without normalisation, ``{modality: (N, d)}``."""
         features, raw_features = {}, {}
@@ -547,7 +547,7 @@ class MultiModalRecognizer(BaseModel):
                 features[m] = raw_features[m] = raw
                 continue
             if adapted is None:
-                raw = encoder(states[m], perturb)
+                raw = encoder(states[m], apply_dsu)
             else:
                 raw = self._call_adapted(m, adapted[m], states[m])
             feature = self.norms[m](raw)
@@ -568,16 +568,16 @@ class MultiModalRecognizer(BaseModel):
         return functional_call(encoder, replaced, (state,))
 
     def _unimodal(
-        self, states: dict[str, State], batch: _Batch, perturb: bool = False
+        self, states: dict[str, State], batch: _Batch, apply_dsu: bool = False
     ) -> StepOutputs:
         """Features at theta, unimodal logits and their cross-entropies."""
-        features, raw_features = self._encode(states, batch, perturb=perturb)
+        features, raw_features = self._encode(states, batch, apply_dsu=apply_dsu)
         outputs = StepOutputs(
             labels=batch.labels,
             domains=batch.domains,
             present=batch.present,
             rows=self._row_indices(batch),
-            readable=batch.readable,
+            valid=batch.valid,
             features=features,
             raw_features=raw_features,
             probe=self.probe,
@@ -671,7 +671,7 @@ class MultiModalRecognizer(BaseModel):
         accuracies = {}
         if outputs.labels is None:
             return accuracies
-        heads = {"fused": (outputs.fused_logits, outputs.readable)} | {
+        heads = {"fused": (outputs.fused_logits, outputs.valid)} | {
             m: (logits, outputs.present[m])
             for m, logits in outputs.unimodal_logits.items()
         }

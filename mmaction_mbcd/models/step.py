@@ -46,7 +46,7 @@ class StepOutputs:
         present: ``{modality: (N,) bool}``, which samples have the modality.
         rows: ``{modality: indices}`` of the present samples, as the host knows them:
             using them does not wait for the device. Empty: derive them.
-        readable: ``(N,) bool``, which samples have any modality at all; None if all
+        valid: ``(N,) bool``, which samples have any modality at all; None if all
             have. The others could not be read and take part in nothing.
         features: ``{modality: (N, d)}`` at theta: pooled, after LayerNorm if there
             is one. Rows of absent samples are zero.
@@ -75,7 +75,7 @@ class StepOutputs:
     domains: Tensor | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
-    readable: Tensor | None = None
+    valid: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
     raw_features: dict[str, Tensor] = field(default_factory=dict)
     unimodal_logits: dict[str, Tensor] = field(default_factory=dict)

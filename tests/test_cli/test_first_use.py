@@ -1,4 +1,4 @@
-"""What a newcomer meets: no environment, no weights, few clips, an overfull terminal."""
+"""What a newcomer meets: no environment, no weights, few clips, a full terminal."""
 
 import json
 import subprocess

@@ -163,13 +163,13 @@ def test_a_drifting_stem_updates_its_statistics():
 def test_feature_dropout_and_dsu_act_in_training_only():
     encoder, x, _ = build("mmpretrain", 2, dropout=0.5, dsu=1.0)
     state = encoder.eval().stem(x)
-    assert torch.equal(encoder(state, perturb=True), encoder(state))
+    assert torch.equal(encoder(state, apply_dsu=True), encoder(state))
     encoder.dropout.p = 0.0
     for m in encoder.modules():  # statistics noise alone
         if isinstance(m, torch.nn.BatchNorm2d):
             m.momentum = 0.0
     encoder.training = True
-    clean, noisy = encoder(state), encoder(state, perturb=True)
+    clean, noisy = encoder(state), encoder(state, apply_dsu=True)
     assert not torch.allclose(clean, noisy)
 
 

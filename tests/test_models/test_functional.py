@@ -190,10 +190,10 @@ def test_absent_samples_leave_the_means():
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-def test_uncertainty_perturbation():
+def test_domain_shift_with_uncertainty():
     x = torch.randn(4, 3, 5, 2, dtype=torch.float64)
     eps_mean, eps_std = torch.randn(2, 4, 3, dtype=torch.float64)
-    out = F.uncertainty_perturbation(x, eps_mean, eps_std)
+    out = F.domain_shift_with_uncertainty(x, eps_mean, eps_std)
     flat = x.reshape(4, 3, 10)
     mu = flat.sum(2) / 10
     sigma = (((flat - mu[..., None]) ** 2).sum(2) / 9 + 1e-6).sqrt()
@@ -203,7 +203,7 @@ def test_uncertainty_perturbation():
     expected = expected + new_mu[..., None]
     assert torch.allclose(out, expected.view_as(x), rtol=1e-12, atol=1e-12)
     zero = torch.zeros_like(eps_mean)
-    assert torch.allclose(F.uncertainty_perturbation(x, zero, zero), x, atol=1e-12)
+    assert torch.allclose(F.domain_shift_with_uncertainty(x, zero, zero), x, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -37,13 +37,13 @@ OBJECTIVES = {
 
 
 def build(name, modalities, domains=DOMAINS, dtype=torch.float64, **kwargs):
-    """An objective in training mode, its ``fills`` supplied."""
+    """An objective in training mode, its ``filled_in`` arguments supplied."""
     known = dict(
         channels={m: WIDTHS[m] for m in modalities},
         num_classes=CLASSES,
         num_domains=domains,
     )
-    filled = {key: known[key] for key in MODELS.get(name).fills}
+    filled = {key: known[key] for key in MODELS.get(name).filled_in}
     config = dict(type=name) | OBJECTIVES[name] | kwargs | filled
     return MODELS.build(config).to(dtype).train()
 
@@ -67,12 +67,12 @@ def outputs_of(
         slots.append(features[m] * has)
     unimodal = {m: z @ draw(WIDTHS[m], CLASSES) for m, z in features.items()}
     fused = torch.cat(slots, dim=1)
-    readable = torch.stack(list(present.values())).any(dim=0)
+    valid = torch.stack(list(present.values())).any(dim=0)
     return StepOutputs(
         labels=torch.arange(count) % CLASSES,
         domains=torch.arange(count) % DOMAINS,
         present=present,
-        readable=None if readable.all() else readable,
+        valid=None if valid.all() else valid,
         features=features,
         raw_features=dict(features),
         unimodal_logits=unimodal,
@@ -111,7 +111,7 @@ def rows_of(outputs, *modalities):
     ]
 
 
-def readable_rows(outputs):
+def valid_rows(outputs):
     return [
         i
         for i in range(len(outputs.labels))
@@ -393,9 +393,9 @@ def test_weighted_classification(modalities, count, absent):
     names = NAMES[:modalities]
     outputs = outputs_of(names, count, absent)
     losses = step(build("WeightedClassification", names, unimodal_weight=1.5), outputs)
-    readable = readable_rows(outputs)
+    valid = valid_rows(outputs)
     assert list(losses) == ["loss_fused", *(f"loss_{m}" for m in names)]
-    close(losses["loss_fused"], ce(outputs.fused_logits, outputs.labels, readable))
+    close(losses["loss_fused"], ce(outputs.fused_logits, outputs.labels, valid))
     for m in names:
         expected = ce(outputs.unimodal_logits[m], outputs.labels, rows_of(outputs, m))
         close(losses[f"loss_{m}"], 1.5 * (0.5 if m == "audio" else 1.0) * expected)
@@ -413,18 +413,18 @@ def test_entropy_weighted(modalities, count, absent, temperature, beta):
         entropy_weight=beta,
     )
     losses = step(objective, outputs)
-    readable = readable_rows(outputs)
+    valid = valid_rows(outputs)
     sets = {m: (outputs.unimodal_logits[m], rows_of(outputs, m)) for m in names}
-    sets["fused"] = (outputs.fused_logits, readable)
+    sets["fused"] = (outputs.fused_logits, valid)
     weights = dict.fromkeys(sets, 0.0)
-    for i in readable:
+    for i in valid:
         scores = {
             s: math.exp(-entropy(logits[i]) / temperature)
             for s, (logits, rows) in sets.items()
             if i in rows
         }
         for s in scores:
-            weights[s] += scores[s] / sum(scores.values()) / len(readable)
+            weights[s] += scores[s] / sum(scores.values()) / len(valid)
     smoothed = 0.0
     for s, (logits, rows) in sets.items():
         close(losses[f"weight/{s}"], weights[s])
@@ -586,9 +586,9 @@ def test_nonpolarized(modalities, clips, absent, weights):
     )
     outputs = outputs_of(names, 2 * clips, absent, views=2)
     outputs.labels = torch.arange(clips).repeat(2) % CLASSES
-    if outputs.readable is not None:  # what unreadable rows hold does not matter
+    if outputs.valid is not None:  # what rows that are not valid hold does not matter
         outputs.fused_features = outputs.fused_features + 5.0 * (
-            ~outputs.readable.unsqueeze(1)
+            ~outputs.valid.unsqueeze(1)
         )
     losses = step(objective, outputs)
     embeddings = {
@@ -610,7 +610,7 @@ def test_nonpolarized(modalities, clips, absent, weights):
         terms.append(-scores.log_softmax(0)[place].item())
     close(losses["loss_unc"], half * unc * sum(terms) / len(terms))
 
-    z, rows = outputs.fused_features, readable_rows(outputs)
+    z, rows = outputs.fused_features, valid_rows(outputs)
     lam = torch.linalg.eigvalsh(z[rows].T @ z[rows] / len(rows))
     lam = lam[lam > 1e-6] / lam[lam > 1e-6].sum()
     close(losses["loss_nee"], half * nee * (lam * (lam + 1e-10).log()).sum())
@@ -641,10 +641,10 @@ def adversaries(objective, outputs, domains=DOMAINS):
         entropies[m] = sum(entropy(row) for row in logits) / len(rows)
     found = dict(modality=sum(mod) / len(mod))
     if domains > 1:
-        readable = readable_rows(outputs)
+        valid = valid_rows(outputs)
         logits = objective.global_discriminator(torch.cat(list(z.values()), dim=1))
         found["local"] = sum(local) / len(local)
-        found["global"] = ce(logits, outputs.domains, readable)
+        found["global"] = ce(logits, outputs.domains, valid)
     return found, entropies
 
 
@@ -676,8 +676,8 @@ def test_joint_adversarial(modalities, count, absent, domains, temperature):
         close(losses[f"weight/{m}"], w)
         expected = ce(outputs.unimodal_logits[m], outputs.labels, rows_of(outputs, m))
         close(losses[f"loss_{m}"], 2 * w * expected)
-    readable = readable_rows(outputs)
-    close(losses["loss_fused"], ce(outputs.fused_logits, outputs.labels, readable))
+    valid = valid_rows(outputs)
+    close(losses["loss_fused"], ce(outputs.fused_logits, outputs.labels, valid))
     count_of_losses = 2 + modalities + (2 if domains > 1 else 0)
     assert sum("loss" in key for key in losses) == count_of_losses
 

@@ -20,7 +20,7 @@ class Objective(BaseModule):
         needs_domains: The objective reads ``outputs.domains``; every training sample
             must have a source domain.
         needs_theta: The objective reads ``outputs.theta`` and takes gradients.
-        fills: Constructor arguments that the recognizer supplies: ``channels``
+        filled_in: Constructor arguments that the recognizer supplies: ``channels``
             (``{modality: d}`` in declared order), ``num_classes``, ``num_domains``
             (source domains).
         embeds: If not empty, :meth:`embed` runs before the objectives do, for the
@@ -33,7 +33,7 @@ class Objective(BaseModule):
     needs_heads = False
     needs_domains = False
     needs_theta = False
-    fills: tuple[str, ...] = ()
+    filled_in: tuple[str, ...] = ()
     embeds = ""
 
     def embed(self, outputs: StepOutputs) -> dict[str, Tensor]:

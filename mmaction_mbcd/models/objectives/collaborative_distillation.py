@@ -37,6 +37,6 @@ class CollaborativeDistillation(Objective):
             outputs.unimodal_logits,
             self.temperature,
             outputs.present,
-            outputs.readable,
+            outputs.valid,
         )
         return {"loss_distill": self.weight * loss}

@@ -30,7 +30,7 @@ class ClassificationObjective(Objective):
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_fused`` and one loss per unimodal head."""
         fused = functional.masked_cross_entropy(
-            outputs.fused_logits, outputs.labels, outputs.readable
+            outputs.fused_logits, outputs.labels, outputs.valid
         )
         losses = {"loss_fused": self.weight * fused}
         for modality, ce in outputs.unimodal_ce.items():

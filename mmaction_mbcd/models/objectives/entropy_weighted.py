@@ -38,9 +38,9 @@ class EntropyWeightedClassification(Objective):
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_fused``, ``loss_<modality>`` (w CE each) and ``loss_entropy``."""
         logits = {"": outputs.fused_logits} | outputs.unimodal_logits
-        present = {"": outputs.readable} | outputs.present
+        present = {"": outputs.valid} | outputs.present
         weights = {
-            s: formulas.masked_mean(w, outputs.readable)
+            s: formulas.masked_mean(w, outputs.valid)
             for s, w in formulas.entropy_weights(
                 logits, present, self.temperature
             ).items()

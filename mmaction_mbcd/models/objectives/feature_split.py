@@ -27,7 +27,7 @@ class FeatureSplitLoss(Objective):
         ValueError: If a modality's ``d`` is odd: its halves cannot be compared.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(self, channels: Mapping[str, int], weight: float = 0.7) -> None:
         super().__init__()

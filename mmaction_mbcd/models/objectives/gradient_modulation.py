@@ -176,7 +176,7 @@ class GradientModulation(Objective):
 
     needs_heads = True
     needs_theta = True
-    fills = ("channels", "num_domains")
+    filled_in = ("channels", "num_domains")
 
     def __init__(
         self,

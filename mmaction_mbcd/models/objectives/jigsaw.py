@@ -39,7 +39,7 @@ class JigsawLoss(Objective):
             fewer than ``K`` orders.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(
         self,

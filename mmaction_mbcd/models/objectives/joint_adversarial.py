@@ -57,7 +57,7 @@ class JointAdversarialLoss(Objective):
         ValueError: With fewer than two modalities.
     """
 
-    fills = ("channels", "num_domains")
+    filled_in = ("channels", "num_domains")
     needs_unimodal = True
 
     def __init__(
@@ -157,4 +157,4 @@ class JointAdversarialLoss(Objective):
     def _global(self, outputs: StepOutputs) -> Tensor:
         z = reverse_gradient(outputs.fused_features, self.domain_reversal)
         logits = at_least_float32(self.global_discriminator(z))
-        return masked_cross_entropy(logits, outputs.domains, outputs.readable)
+        return masked_cross_entropy(logits, outputs.domains, outputs.valid)

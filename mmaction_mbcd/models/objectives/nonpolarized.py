@@ -42,7 +42,7 @@ class NonpolarizedEmbedding(Objective):
         out_channels: Of the heads; 128 there.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class NonpolarizedEmbedding(Objective):
                 embeddings, outputs.labels, usable, *self.temperatures
             ),
             nee=formulas.negative_spectral_entropy(
-                outputs.fused_features, outputs.readable
+                outputs.fused_features, outputs.valid
             ),
         )
         return {f"loss_{name}": self.weights[name] * x for name, x in losses.items()}

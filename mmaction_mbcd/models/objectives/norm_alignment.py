@@ -33,7 +33,7 @@ class NormAlignmentLoss(Objective):
         ValueError: With fewer than two modalities.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class RepresentationFlattening(Objective):
         ValueError: With fewer than two modalities, or pairs of others.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
     embeds = "flattening"
     needs_teacher = True
 

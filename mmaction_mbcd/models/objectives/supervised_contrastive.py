@@ -47,7 +47,7 @@ class SupervisedContrastiveLoss(Objective):
         out_channels: Of the heads; 128 there.
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class TranslationLoss(Objective):
         ValueError: With fewer than two modalities, or a ratio outside [0, 1).
     """
 
-    fills = ("channels",)
+    filled_in = ("channels",)
 
     def __init__(
         self,

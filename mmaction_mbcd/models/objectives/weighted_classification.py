@@ -19,7 +19,7 @@ def cross_entropies(outputs: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
     fused = functional.masked_cross_entropy(
         functional.at_least_float32(outputs.fused_logits),
         outputs.labels,
-        outputs.readable,
+        outputs.valid,
     )
     unimodal = {
         m: functional.masked_cross_entropy(
