@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..engine.run_report import PROGRESS_FILE
-from ..preparation.progress import duration
+from ..progress import duration
 
 _BEST_EPOCH = re.compile(r"best_source_top1_epoch_(\d+)\.pth$")
 _LOOK = 0.5  # s between two looks at how far a run is

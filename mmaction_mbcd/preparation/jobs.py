@@ -37,8 +37,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from .. import progress
 from ..cli import UsageError
-from . import progress
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Names that end so, in either case, are videos."""

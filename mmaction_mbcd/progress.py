@@ -4,6 +4,8 @@ import multiprocessing
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -139,6 +141,16 @@ def count_into(sender: Connection | None) -> None:
     """Where this process counts from now on."""
     global _sender
     _sender = sender
+
+
+@contextmanager
+def counting_into(sender: Connection | None) -> Iterator[None]:
+    """Counts there for a while."""
+    count_into(sender)
+    try:
+        yield
+    finally:
+        count_into(None)
 
 
 def count(units: int = 1) -> None:

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from media import smooth_frames, write_video
-from mmaction_mbcd.preparation import jobs, progress
+from mmaction_mbcd import progress
+from mmaction_mbcd.preparation import jobs
 from mmaction_mbcd.preparation.flow import FlowExtraction
 
 
@@ -82,7 +83,7 @@ def test_piped_output_of_the_tool(repo, tmp_path):
     for name in "ab":
         write_video(tmp_path / "in" / f"{name}.mp4", smooth_frames(12))
     code = (
-        "import runpy, sys; from mmaction_mbcd.preparation import progress as p; "
+        "import runpy, sys; from mmaction_mbcd import progress as p; "
         "p._DRAW, p._FORECAST = 0.02, 0.05; "
         "init = p.Meter.__init__; "
         "p.Meter.__init__ = lambda s, *a: init(s, *a, interval=0.05); "
