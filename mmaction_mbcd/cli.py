@@ -387,10 +387,10 @@ def set_work_dir(
     target: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
 ) -> None:
-    """``work_dir``, or the config's own, or ``work_dirs/[<folder>/]<config>[_...]``.
+    """``work_dir``, or the config's own, or ``work_dirs/[<folders>/]<config>[_...]``.
 
     Checkpoint names hold neither dataset, seed nor modalities. The default names the
-    folder of a config that lies below ``configs``, and the options that were given
+    folders of a config that lies below ``configs``, and the options that were given
     on the command line, such as ``work_dirs/hac/mbcd_to-human_video-audio_seed3``, so
     that such runs do not overwrite each other. A folder that was asked for is taken as
     it is.
@@ -407,10 +407,18 @@ def set_work_dir(
             name += "_" + "-".join(modalities)
         if seed is not None:
             name += f"_seed{seed}"
-        *above, folder, _ = Path(config_file).resolve().parts
-        cfg.work_dir = osp.join(
-            "work_dirs", *([folder] if "configs" in above else []), name
-        )
+        cfg.work_dir = osp.join("work_dirs", config_folder(config_file), name)
+
+
+def config_folder(config_file: str) -> str:
+    """Folders of a config below ``configs/mbcd``, ``'hac/published'``; perhaps none."""
+    *above, _ = Path(config_file).resolve().parts
+    if "configs" not in above:
+        return ""
+    # The last one: a repository may lie below another folder of that name.
+    start = len(above) - above[::-1].index("configs")
+    below = above[start:]
+    return osp.join("", *(below[1:] if below[:1] == ["mbcd"] else below))
 
 
 def enable_amp(cfg: Config, dtype: str = "float16") -> None:

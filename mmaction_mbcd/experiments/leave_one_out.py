@@ -1,9 +1,10 @@
 """Every domain as the unseen one, in turn: train, select, test, tabulate."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -11,6 +12,10 @@ from rich.table import Table
 
 from ..analysis.statistics import accuracy_interval
 from .running import RULE, RunError, best_checkpoint, run_tool
+
+_INTERVAL = (
+    "   The interval is Wilson's, for the choice of clips alone; seeds differ too."
+)
 
 
 @dataclass
@@ -243,11 +248,49 @@ def print_summary(benchmark: Benchmark, table: pd.DataFrame, console: Console) -
             "-" if pd.isna(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]",
         )
     console.print(shown)
-    console.print(
-        "   The interval is Wilson's, for the choice of clips alone; seeds differ too."
-    )
+    console.print(_INTERVAL)
     skipped = int(table["skipped"].sum())
     if skipped:
         console.print(
             f"   {skipped} test clips could not be read; the test.log files name them."
         )
+
+
+def compare(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What :func:`summarise` returned for several configs, one below the other.
+
+    Args:
+        summaries: By the configs' names.
+
+    Returns:
+        Its columns behind a first one, config.
+    """
+    named = [table.assign(config=name) for name, table in summaries.items()]
+    table = pd.concat(named, ignore_index=True)
+    return table[["config", *table.columns.drop("config")]]
+
+
+def print_comparison(table: pd.DataFrame, title: str, console: Console) -> None:
+    """Configs as rows and targets as columns, of what :func:`compare` returned."""
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("config", no_wrap=True)
+    places = [(r.source, r.target) for r in table.itertuples()]
+    places = list(dict.fromkeys(places))
+    sources = {target: {s for s, t in places if t == target} for _, target in places}
+    for source, target in places:
+        # With one source each, a target stands in several columns.
+        head = f"{source} to {target}" if len(sources[target]) > 1 else target
+        count = table[(table.source == source) & (table.target == target)].N.iloc[0]
+        shown.add_column(f"{head}\nN = {count}", justify="right")
+    for name, rows in table.groupby("config", sort=False):
+        cells = {(r.source, r.target): _cell(r) for r in rows.itertuples()}
+        shown.add_row(name, *(cells.get(place, "-") for place in places))
+    console.print(shown)
+    console.print(_INTERVAL)
+
+
+def _cell(row: NamedTuple) -> str:
+    text = f"{row.top1:.1f}"
+    if not pd.isna(row.std):
+        text += f" ± {row.std:.1f}"
+    return text if pd.isna(row.low) else f"{text}\n[{row.low:.1f}, {row.high:.1f}]"

@@ -227,8 +227,8 @@ def trained(setting, repo, *domains):
         rows = map(json.loads, scalars.read_text().splitlines())
         logged = {row["step"]: row for row in rows if "source/top1" in row}
         assert list(logged) == [1, 2]  # a validation per epoch
-        # The first of the best: a later one must be better to replace it.
-        epoch = max(logged, key=lambda e: (logged[e]["source/top1"], -e))
+        # Of equally good epochs the later one, as in the published code.
+        epoch = max(logged, key=lambda e: (logged[e]["source/top1"], e))
         assert best.stem == f"best_source_top1_epoch_{epoch}"
         setting.trained[domains] = best, logged[epoch]
     return setting.trained[domains]

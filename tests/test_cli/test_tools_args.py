@@ -98,6 +98,9 @@ def test_work_dir(config, options, expected):
 def test_work_dirs_of_two_datasets_differ(repo):
     config = repo / "configs" / "mbcd" / "hac" / "mbcd.py"
     assert train_config(config, "--seed", "1").work_dir == "work_dirs/hac/mbcd_seed1"
+    for folder in ("hac/published", "epic_kitchens/published"):
+        config = str(repo / "configs" / "mbcd" / folder / "mbcd.py")
+        assert train_config(config).work_dir == f"work_dirs/{folder}/mbcd"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from mmaction_mbcd import cli
 from mmaction_mbcd.experiments import leave_one_out
 from mmaction_mbcd.experiments.leave_one_out import (
     Benchmark,
+    compare,
+    print_comparison,
     print_summary,
     run_benchmark,
     summarise,
@@ -109,6 +111,23 @@ def test_the_summary_by_hand(benchmark, tools):
     assert "50.0" in text and "7.1" in text and "[29.9, 70.1]" in text
 
 
+def test_a_comparison_of_configs(benchmark, tools):
+    """One row per config, one column per target, the numbers of the summaries."""
+    summary = summarise(run_benchmark(benchmark(seeds=(0, 2)), QUIET))
+    better = summary.assign(top1=summary["top1"] + 5)
+    table = compare(dict(ema=summary, mbcd=better))
+    assert table["config"].tolist() == ["ema"] * 4 + ["mbcd"] * 4
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_comparison(table, "All", console)
+    lines = console.export_text().splitlines()
+    (ema,) = [line for line in lines if line.startswith("│ ema")]
+    (mbcd,) = [line for line in lines if line.startswith("│ mbcd")]
+    assert [cell.strip() for cell in ema.split("│")[2:-1]] == [
+        "50.0 ± 7.1", "65.0 ± 7.1", "80.0 ± 7.1", "65.0 ± 7.1"
+    ]  # fmt: skip
+    assert "85.0 ± 7.1" in mbcd and "N = 20" in "".join(lines)
+
+
 def test_single_source_tests_on_each_other_domain(benchmark, tools):
     table = run_benchmark(benchmark(single_source=True, chosen=("b",)), QUIET)
     assert len(tools) == 2 and ["--sources", "b"] == tools[0][5:7]
@@ -156,44 +175,39 @@ def test_command_line(tmp_path, repo, capsys):
     config = str(repo / "configs" / "mbcd" / "own_videos" / "mbcd.py")
     root = ["--data-root", str(tmp_path)]
     args = tool.parse_args([config, *root, "--modalities", "video", "flow", "--amp"])
-    made = tool.build_benchmark(args)
+    made = tool.build_benchmark(args, config)
     assert made.domains == ("a", "b", "c")
     assert made.options == [*root, "--modalities", "video", "flow", "--amp"]
     assert str(made.out) == "work_dirs/own_videos/mbcd_video-flow_benchmark"
     assert tool.main([config, *root, "--dry-run", "--seeds", "0", "1"]) == 0
     assert "6 runs" in capsys.readouterr().out
     with pytest.raises(cli.UsageError, match="--target is set by this tool"):
-        tool.build_benchmark(tool.parse_args([config, *root, "--target", "a"]))
+        args = tool.parse_args([config, *root, "--target", "a"])
+        tool.build_benchmark(args, config)
+    both = [config, config.replace("mbcd.py", "small/mbcd.py")]
+    assert tool.main([*both, *root, "--dry-run", "--seeds", "0", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "work_dirs/own_videos/small/mbcd_benchmark" in said.replace("\n", "")
+    with pytest.raises(SystemExit):
+        tool.main([*both, *root, "--dry-run", "--out", str(tmp_path)])
+    assert "several configs would write to" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main([config, *root, "--domains", "z"])
-
-
-CONFIG = """
-_base_ = ["{base}/default_runtime.py", "{base}/datasets/synth_action.py",
-          "{base}/models/small_scratch.py", "{base}/schedules/adam_16e.py",
-          "{base}/methods/mbcd.py"]
-model = {{{{_base_.method.model}}}}
-optim_wrapper = {{{{_base_.method.optim_wrapper}}}}
-custom_hooks = [dict(type="TeacherEMAHook", beta=0.5)]
-train_cfg = dict(max_epochs=2, val_interval=1)
-loader = dict(num_workers=0, persistent_workers=False)
-own = dict(type="VideoFolderDataset", target=None, watch_target=False)
-train_dataloader = dict(loader, dataset=own, batch_size=4)
-val_dataloader = dict(loader, dataset=own)
-test_dataloader = dict(loader, dataset=own)
-"""
 
 
 def test_three_commands_from_raw_videos_to_a_table(tmp_path, repo):
     """The README's three commands, in processes of their own."""
     data = write_own(tmp_path / "data", clips=4)
-    config = tmp_path / "small.py"
-    config.write_text(CONFIG.format(base=repo / "configs" / "mbcd" / "_base_"))
+    configs = [repo / f"configs/mbcd/own_videos/small/{m}.py" for m in ("erm", "mbcd")]
     options = [
         "--cfg-options",
-        "model.num_classes=None",
-        "model.modalities=[video,audio,flow]",
+        "train_cfg.max_epochs=2",
+        "train_cfg.val_interval=1",
+        "train_dataloader.batch_size=4",
     ]
+    for split in cli.SPLITS:
+        options += [f"{split}_dataloader.num_workers=0"]
+        options += [f"{split}_dataloader.persistent_workers=False"]
 
     def call(*command):
         done = subprocess.run(
@@ -209,14 +223,20 @@ def test_three_commands_from_raw_videos_to_a_table(tmp_path, repo):
     call("tools/data/extract_audio.py", data / "videos", data / "audio")
     out = tmp_path / "runs"
     said = call(
-        "tools/leave_one_domain_out.py", config, "--data-root", data, "--out", out,
+        "tools/leave_one_domain_out.py", *configs, "--data-root", data, "--out", out,
         "--domains", "studio", *options,
     )  # fmt: skip
-    table = pd.read_csv(out / "results.csv")
-    assert table["target"].tolist() == ["studio"] and table["N"].tolist() == [4]
+    for name in ("erm", "mbcd"):
+        table = pd.read_csv(out / name / "results.csv")
+        assert table["target"].tolist() == ["studio"] and table["N"].tolist() == [4]
+        assert (out / name / "to-studio_seed0" / "results.json").exists()
     assert "Top-1 % on unseen domains" in said and "studio" in said
-    assert (out / "to-studio_seed0" / "results.json").exists()
+    both = pd.read_csv(out / "comparison.csv")
+    assert both["config"].tolist() == ["erm", "erm", "mbcd", "mbcd"]
+    assert both["target"].tolist() == ["studio", "average"] * 2
+    (row,) = [line for line in said.splitlines() if line.startswith("│ mbcd")]
+    assert f"{both['top1'][2]:.1f}" in row
     assert "already there" in call(
-        "tools/leave_one_domain_out.py", config, "--data-root", data, "--out", out,
+        "tools/leave_one_domain_out.py", *configs, "--data-root", data, "--out", out,
         "--domains", "studio", *options,
     )  # fmt: skip

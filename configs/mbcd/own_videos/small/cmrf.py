@@ -1,0 +1,6 @@
+"""CMRF on your own videos, small networks from scratch."""
+
+_base_ = ["../../_base_/own_videos_small.py", "../../_base_/methods/cmrf_hac.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}

@@ -1,0 +1,6 @@
+"""MBCD on your own videos, small networks from scratch."""
+
+_base_ = ["../../_base_/own_videos_small.py", "../../_base_/methods/mbcd.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = [dict(type="TeacherEMAHook", beta={{_base_.short_beta}})]

@@ -1,0 +1,7 @@
+"""NEL on your own videos, small networks from scratch."""
+
+_base_ = ["../../_base_/own_videos_small.py", "../../_base_/methods/nel.py"]
+model = {{_base_.method.model}}
+optim_wrapper = {{_base_.method.optim_wrapper}}
+custom_hooks = {{_base_.method.custom_hooks}}
+train_dataloader = {{_base_.method.train_dataloader}}
