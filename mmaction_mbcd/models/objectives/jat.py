@@ -7,8 +7,14 @@ from mmaction.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from .. import mmdg_functional as formulas
-from ..functional import at_least_float32, masked_cross_entropy
+from ..functional import (
+    at_least_float32,
+    masked_cross_entropy,
+    masked_mean,
+    modality_pairs,
+    softmax_entropy,
+    weighted_terms,
+)
 from ..layers import (
     DomainDiscriminator,
     DomainProjector,
@@ -17,7 +23,37 @@ from ..layers import (
 )
 from ..step import StepOutputs
 from .base import Objective
-from .weighted_classification import weighted_terms
+
+
+def confusion_weights(
+    logits: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    temperature: float = 1.0,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    r"""JAT's weight of each modality, larger the less its domain can be told.
+
+    .. math:: w_m = \mathrm{softmax}_m ( H_m / T ), \qquad
+              H_m = \frac{1}{N} \sum_i H(\mathrm{softmax}(l_{m,i}))
+
+    Not detached in the published code: the weights have a gradient.
+
+    Args:
+        logits: ``{modality: (N, S)}`` of the local domain discriminator; the class
+            logits if there is one source.
+        present: ``{modality: (N,) bool}``, rows that have logits.
+        temperature: ``T``.
+
+    Returns:
+        ``{modality: w}``, which sum to 1, and ``{modality: H}`` in nats. A modality
+        without rows has weight 0; if none has any, all are equal.
+    """
+    entropies = {
+        m: masked_mean(softmax_entropy(own), present[m]) for m, own in logits.items()
+    }
+    scores = torch.stack(list(entropies.values())) / temperature
+    known = torch.stack([present[m].any() for m in logits])
+    scores = scores.masked_fill(~known, torch.finfo(scores.dtype).min)
+    return dict(zip(logits, scores.softmax(dim=0), strict=True)), entropies
 
 
 @MODELS.register_module()
@@ -30,7 +66,7 @@ class JointAdversarialLoss(Objective):
     ``L_mod`` tells the modality from a feature, ``L_loc`` its domain by one
     discriminator for all modalities (both are means over the modalities), ``L_glob``
     the domain from the fused feature. All see the features through reversed
-    gradients. ``w`` are the weights of :func:`.mmdg_functional.confusion_weights` from
+    gradients. ``w`` are the weights of :func:`confusion_weights` from
     the local discriminator. It takes the place of ``ClassificationObjective``.
 
     With a single source there is no domain to tell: the modality adversary stays, and
@@ -75,7 +111,7 @@ class JointAdversarialLoss(Objective):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        formulas.modality_pairs(channels, "JointAdversarialLoss")
+        modality_pairs(channels, "JointAdversarialLoss")
         self.unimodal_weight, self.temperature = unimodal_weight, temperature
         self.global_weight, self.local_weight = global_weight, local_weight
         self.modality_weight = modality_weight
@@ -124,7 +160,7 @@ class JointAdversarialLoss(Objective):
             adversaries["loss_adversary_global"] = self.global_weight * self._global(
                 outputs
             )
-        weights, _ = formulas.confusion_weights(certain, usable, self.temperature)
+        weights, _ = confusion_weights(certain, usable, self.temperature)
         scaled = {m: self.unimodal_weight * w for m, w in weights.items()}
         logs = {f"weight/{m}": w.detach() for m, w in weights.items()}
         return weighted_terms(outputs, 1.0, scaled) | adversaries | logs

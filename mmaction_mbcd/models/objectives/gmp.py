@@ -7,7 +7,7 @@ from mmaction.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor
 
-from .. import functional
+from ..functional import at_least_float32, masked_cross_entropy, masked_mean
 from ..layers import (
     DomainDiscriminator,
     DomainProjector,
@@ -34,9 +34,9 @@ def truth_probability(
     Returns:
         Scalar in [0, 1]; 0 if no sample is present.
     """
-    probability = functional.at_least_float32(logits.detach()).softmax(dim=1)
+    probability = at_least_float32(logits.detach()).softmax(dim=1)
     own = probability.gather(1, truth.unsqueeze(1)).squeeze(1)
-    return functional.masked_mean(own, present)
+    return masked_mean(own, present)
 
 
 def confidence_ratios(
@@ -127,6 +127,10 @@ def resolve_conflict(
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([x.flatten() for x in tensors])
 
 
 @MODELS.register_module()
@@ -264,8 +268,8 @@ class GradientModulation(Objective):
                 outputs.present[m],
                 outputs.rows.get(m),
             )
-            ce = functional.masked_cross_entropy(logits, outputs.domains, rows)
-            losses.append(ce + connected_zero(projected))
+            ce = masked_cross_entropy(logits, outputs.domains, rows)
+            losses.append(at_least_float32(ce) + connected_zero(projected))
             confidences[m] = truth_probability(logits, outputs.domains, rows)
             # One present row alone does not pass BatchNorm and has no confidence.
             encoded[m] = rows.any()
@@ -314,7 +318,3 @@ class GradientModulation(Objective):
                 gamma = rho[m] / sigma[m].clamp(min=1e-6)
                 logs |= {f"sigma/{m}": sigma[m], f"p/{m}": p, f"gamma/{m}": gamma}
         return torch.stack(total).sum(), logs
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([x.flatten() for x in tensors])
