@@ -24,9 +24,10 @@ def domain_shift_with_uncertainty(
     Returns:
         Of the shape of ``x``.
     """
-    flat = x.flatten(2)
-    mean = flat.mean(dim=2)
+    flat = x.flatten(2)  # (N, C, positions)
+    mean = flat.mean(dim=2)  # (N, C), as all statistics of a sample
     std = (flat.var(dim=2) + eps).sqrt()
+    # Spread of the statistics over the batch, (1, C)
     spread_mean = (mean.var(dim=0, keepdim=True) + eps).sqrt()
     spread_std = (std.var(dim=0, keepdim=True) + eps).sqrt()
     scale = (std + noise_std * spread_std) / std

@@ -85,6 +85,7 @@ def modality_pairs(modalities: Iterable[str], what: str) -> list[tuple[str, str]
 def both(*present: Tensor | None) -> Tensor | None:
     """Which samples are in every mask; None means all."""
     masks = [mask for mask in present if mask is not None]
+    # (masks, N) -> (N,)
     return torch.stack(masks).all(dim=0) if masks else None
 
 
@@ -92,6 +93,7 @@ def masked_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean of ``(N,)`` values over the rows in ``present``, all if None; 0 if none."""
     if present is None:
         return values.mean()
+    # Not values[present]: indexing by a mask waits for the device.
     return (values * present).sum() / present.sum().clamp(min=1)
 
 
@@ -140,6 +142,7 @@ def masked_kl_divergence(
     teacher_logits = at_least_float32(teacher_logits.detach())
     target = (teacher_logits / temperature).log_softmax(dim=1)
     own = (at_least_float32(logits) / temperature).log_softmax(dim=1)
+    # Summed over the classes: (N, C) -> (N,)
     divergence = F.kl_div(own, target, reduction="none", log_target=True).sum(dim=1)
     return masked_mean(divergence, present) * temperature**2
 
@@ -162,8 +165,9 @@ def unit_rows(x: Tensor) -> Tensor:
     (``F.normalize`` would return a gradient of 1e12). Others are untouched.
     """
     x = at_least_float32(x)
-    norms = row_norms(x).unsqueeze(1)
+    norms = row_norms(x).unsqueeze(1)  # (N, 1)
     directed = norms > ZERO_NORM
+    # The inner where keeps 0 / 0 out of the gradient of what the outer one drops.
     return torch.where(directed, x / torch.where(directed, norms, 1.0), 0.0)
 
 
@@ -223,9 +227,9 @@ def supervised_contrastive(
               \sum_{p \in P(i)} \Big[ \frac{e_i e_p}{\tau}
               - \log \sum_{j \in I, j \ne i} \exp \frac{e_i e_j}{\tau} \Big]
 
-    Anchors ``I`` are all pairs (sample, modality) that are there, positives ``P(i)``
-    the other anchors of the same label, of any modality. One without a positive adds
-    0 and counts in the mean. Khosla et al. (NeurIPS 2020) have no factor
+    Anchors ``I`` are all present pairs (sample, modality), positives ``P(i)`` the other
+    anchors of the same label, of any modality. One without a positive adds 0
+    and counts in the mean. Khosla et al. (NeurIPS 2020) have no factor
     ``tau / tau_0``; their code, SimMMDG's and all that follow have, with 0.07: at
     ``tau = 0.1`` a loss without it is 30 % smaller.
 
@@ -239,6 +243,7 @@ def supervised_contrastive(
     Returns:
         Scalar; not negative.
     """
+    # One row per (sample, modality): M times (N, k) -> (M N, k)
     stacked = at_least_float32(torch.cat(list(embeddings.values())))
     label = labels.repeat(len(embeddings))
     if present is None:
@@ -246,13 +251,14 @@ def supervised_contrastive(
     else:
         anchors = torch.cat([present[m] for m in embeddings])
     itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
-    others = anchors.unsqueeze(1) & anchors & ~itself
+    others = anchors.unsqueeze(1) & anchors & ~itself  # (M N, M N)
     with full_precision(stacked):
         similarity = stacked @ stacked.T / temperature
     # Not -inf: an anchor that is alone would have a logarithm of zero.
     lowest = torch.finfo(similarity.dtype).min
     total = similarity.masked_fill(~others, lowest).logsumexp(1, keepdim=True)
     positives = others & (label.unsqueeze(1) == label)
+    # (M N, M N) -> (M N,), a mean over each anchor's positives
     terms = torch.where(positives, similarity - total, 0.0)
     mean = terms.sum(1) / positives.sum(1).clamp(min=1)
     return -temperature / base_temperature * masked_mean(mean, anchors)

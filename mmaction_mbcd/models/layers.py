@@ -18,10 +18,12 @@ class _ReverseGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        # Apart from forward, so that torch.func can differentiate through it.
         ctx.factor = inputs[1]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        # None: the factor has no gradient.
         return -ctx.factor * gradient, None
 
 
@@ -79,12 +81,14 @@ def encode_present(
     """
     if rows is None:
         rows = present.nonzero().squeeze(1)
+    # BatchNorm has no variance of one row.
     if len(rows) < (2 if module.training else 1):
         zero = at_least_float32(connected_zero(module, values)).to(values.device)
         return zero.expand(len(values), module.out_channels), present & False
     if len(rows) == len(values):
         return module(values), present
-    encoded = module(values[rows])
+    encoded = module(values[rows])  # (n, k) of n present rows
+    # Back to the places of the batch: (n, k) -> (N, k)
     scattered = encoded.new_zeros(len(values), encoded.shape[1])
     return scattered.index_copy(0, rows, encoded), present
 

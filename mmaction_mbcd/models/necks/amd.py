@@ -29,6 +29,7 @@ def modality_confidence(logits: Tensor, present: Tensor | None = None) -> Tensor
     Returns:
         Scalar between ``N / C`` and ``N`` (a sum of probabilities, not a mean).
     """
+    # (N, C) -> (N,), the probability of the predicted class
     confidence = at_least_float32(logits.detach()).softmax(dim=1).amax(dim=1)
     return confidence.sum() if present is None else (confidence * present).sum()
 
@@ -111,10 +112,12 @@ def draw_keep_mask(
             for probability, has in zip(drop_probabilities, present, strict=True)
         ],
         dim=1,
-    ).to(uniforms)
+    ).to(uniforms)  # (N, M)
     # tail[:, k] = product of p[:, k:]; one more column of ones closes it.
     tail = p.flip(1).cumprod(1).flip(1)
     tail = torch.cat([tail, torch.ones_like(tail[:, :1])], dim=1)
+    # One modality after the other: each decision depends on whether an earlier one
+    # was kept.
     none_kept = torch.ones_like(p[:, 0], dtype=torch.bool)
     keep = []
     for k, has in enumerate(present):
@@ -186,6 +189,7 @@ class AMDFusion(ConcatFusion):
         # One modality left in the whole batch: nothing to compare, nothing to drop.
         if len(confidences) < 2:
             return none, {m: like.new_ones(()) for m in modalities}
+        # A modality that the whole batch lacks stays at probability 0.
         speed = relative_learning_speed(confidences)
         p = {m: dropout_probability(r).to(like) for m, r in speed.items()}
         return none | p, speed
@@ -213,7 +217,7 @@ class AMDFusion(ConcatFusion):
         keep, probability = draw_keep_mask(
             [p[m] for m in modalities],
             [present[m] for m in modalities],
-            uniforms.expand(count, -1),
+            uniforms.expand(count, -1),  # (1, M) of one draw per batch -> (N, M)
         )
         masked, logs = {}, {}
         for column, m in enumerate(modalities):

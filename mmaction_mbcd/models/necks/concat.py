@@ -30,9 +30,10 @@ class ConcatFusion(BaseModule):
             features: ``{modality: (N, d)}``.
             present: ``{modality: (N,) bool}``.
             confidences: ``{modality: s}`` per sample on average, eq. 2; only the
-                modalities that are present in the batch. Unused here.
+                modalities that are present in the batch. Not used by concatenation.
 
         Returns:
             ``(N, sum d)`` and scalars for the log.
         """
+        # Side by side, not stacked: modalities differ in width.
         return torch.cat(list(features.values()), dim=1), {}

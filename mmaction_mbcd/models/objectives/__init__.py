@@ -1,7 +1,7 @@
 """Objectives: one method per file, its formulas on top and its losses below.
 
 Every module of this folder is imported, because importing registers its losses under
-the names that configs use. A new method is thus a new file, and no list knows it.
+the names that configs use. A new method is a new file that no list has to name.
 """
 
 import importlib

@@ -7,7 +7,7 @@ from ..step import StepOutputs
 
 
 class Objective(BaseModule):
-    """One loss formula: reads :class:`StepOutputs`, returns named losses.
+    """One loss: reads :class:`StepOutputs`, returns named losses.
 
     A subclass may hold trainable parts of its own; they are trained, averaged by
     the teacher and saved with the model. Keys that contain ``loss`` are summed and

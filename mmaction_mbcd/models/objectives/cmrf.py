@@ -35,6 +35,7 @@ def draw_interpolation(alpha: float, count: int, like: Tensor) -> tuple[Tensor, 
     """
     # In float64: at small alpha float32 gammas underflow, and two zeros make it 1/2.
     shape = torch.full((), alpha, dtype=torch.float64, device=like.device)
+    # Validation of the arguments would wait for the device.
     first, second = Beta(shape, shape, validate_args=False).sample((2, count, 1))
     above, below = torch.maximum(first, 1 - first), torch.minimum(second, 1 - second)
     return above.to(like), below.to(like)
@@ -143,6 +144,7 @@ class RepresentationFlattening(Objective):
         out_channels: int = 128,
     ) -> None:
         super().__init__()
+        # A pair may be written either way round.
         known = modality_pairs(channels, "RepresentationFlattening")
         self.pairs = known if pairs is None else [tuple(pair) for pair in pairs]
         strange = [pair for pair in self.pairs if tuple(pair) not in known]
@@ -168,7 +170,7 @@ class RepresentationFlattening(Objective):
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_contrast`` and ``loss_flattening``."""
         own = outputs.embeddings[self.embeds]
-        # As encode_present: one row alone was not encoded.
+        # As in encode_present: one row alone was not encoded.
         usable = {m: has & (has.sum() > 1) for m, has in outputs.present.items()}
         contrast = supervised_contrastive(
             own, outputs.labels, usable, *self.temperatures
@@ -178,6 +180,7 @@ class RepresentationFlattening(Objective):
                 own, outputs.teacher.embeddings[self.embeds], usable
             )
         else:
+            # The projections still take part, for DistributedDataParallel.
             flattening = connected_zero(*own.values())
         return {
             "loss_contrast": self.contrast_weight * contrast,
@@ -192,6 +195,7 @@ class RepresentationFlattening(Objective):
     ) -> Tensor:
         terms = []
         for p, q in self.pairs:
+            # (N, 1) each; drawn for every pair, in the order of the pairs.
             ratios = draw_interpolation(self.mixing, len(own[p]), teacher[p])
             targets = interpolated_teachers(
                 teacher[p].detach(), teacher[q].detach(), *ratios

@@ -33,6 +33,7 @@ class ClassificationObjective(Objective):
             outputs.fused_logits, outputs.labels, outputs.valid
         )
         losses = {"loss_fused": self.weight * fused}
+        # The recognizer has taken them: the inner step follows the same losses.
         for modality, ce in outputs.unimodal_ce.items():
             if outputs.probe:
                 losses[f"loss_probe_{modality}"] = ce

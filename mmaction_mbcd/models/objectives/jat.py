@@ -50,8 +50,9 @@ def confusion_weights(
     entropies = {
         m: masked_mean(softmax_entropy(own), present[m]) for m, own in logits.items()
     }
-    scores = torch.stack(list(entropies.values())) / temperature
+    scores = torch.stack(list(entropies.values())) / temperature  # (M,)
     known = torch.stack([present[m].any() for m in logits])
+    # The lowest number, not -inf: if no modality is known, all weights are equal.
     scores = scores.masked_fill(~known, torch.finfo(scores.dtype).min)
     return dict(zip(logits, scores.softmax(dim=0), strict=True)), entropies
 
@@ -147,6 +148,7 @@ class JointAdversarialLoss(Objective):
         adversaries = {
             "loss_adversary_modality": self.modality_weight * self._modality(outputs)
         }
+        # What the weights judge by: the domain logits, if there is a domain to tell.
         certain, usable = outputs.unimodal_logits, outputs.present
         if self.needs_domains:
             certain, usable = self._local_logits(outputs)
@@ -170,6 +172,7 @@ class JointAdversarialLoss(Objective):
         for index, (m, projector) in enumerate(self.modality_projectors.items()):
             z = reverse_gradient(outputs.features[m], self.modality_reversal)
             logits = at_least_float32(self.modality_discriminator(projector(z)))
+            # Every row's truth is the modality it came from.
             target = torch.full_like(outputs.labels, index)
             terms.append(masked_cross_entropy(logits, target, outputs.present[m]))
         return torch.stack(terms).mean()
@@ -181,6 +184,7 @@ class JointAdversarialLoss(Objective):
         logits, usable = {}, {}
         for m, projector in self.domain_projectors.items():
             z = reverse_gradient(outputs.features[m], self.domain_reversal)
+            # One discriminator for all modalities, with BatchNorm: present rows alone.
             own, usable[m] = encode_present(
                 self.local_discriminator,
                 projector(z),

@@ -28,7 +28,8 @@ def collaborative_distillation(
     .. math:: L_{dis} = D_{KL}(p^{EMA} \| p^{mm}) + \sum_m D_{KL}(p^{EMA} \| p^m)
 
     Args:
-        teacher_logits: ``(N, C)``, fused logits of the teacher; detached here.
+        teacher_logits: ``(N, C)``, fused logits of the teacher; no gradient
+            reaches it.
         fused_logits: ``(N, C)``, fused logits of the student.
         unimodal_logits: ``{modality: (N, C)}`` of the student.
         temperature: The paper has none, that is 1.
@@ -38,6 +39,7 @@ def collaborative_distillation(
     Returns:
         Scalar in nats.
     """
+    # The same target for all heads: the unimodal ones learn from fused knowledge.
     terms = [masked_kl_divergence(teacher_logits, fused_logits, valid, temperature)]
     for modality, logits in unimodal_logits.items():
         has = None if present is None else present[modality]
@@ -50,7 +52,7 @@ class CollaborativeDistillation(Objective):
     r""":math:`\lambda L_{dis}` of MBCD's eqs. 8 and 9.
 
     The fused term compares with the fused logits at theta', the unimodal terms
-    with the unimodal logits at theta.
+    with the unimodal logits at theta. See :func:`collaborative_distillation`.
 
     Args:
         weight: ``lambda``; 1 in the paper's implementation details.

@@ -14,12 +14,13 @@ from .base import Objective
 def _centred(features: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows minus their mean (0 where absent), channels' std, number of rows."""
     z = features.double()
-    weight = z.new_ones(len(z), 1)
+    weight = z.new_ones(len(z), 1)  # 1 for present rows, 0 for others
     if present is not None:
         weight = present.to(z).unsqueeze(1)
     count = weight.sum()
     mean = (z * weight).sum(dim=0) / count.clamp(min=1)
-    centred = (z - mean) * weight
+    centred = (z - mean) * weight  # (N, d)
+    # Unbiased, (N, d) -> (d,)
     std = torch.linalg.vector_norm(centred, dim=0) / (count - 1).clamp(min=1).sqrt()
     return centred, std, count
 
@@ -44,6 +45,7 @@ def spread_shortfall(
     """
     _, std, count = _centred(features, present)
     shortfall = (gamma - std).clamp(min=0).mean()
+    # One sample has no deviation; a zero that stays connected.
     shortfall = torch.where(count > 1, shortfall, 0.0 * shortfall)
     return shortfall.to(at_least_float32(features).dtype)
 
@@ -71,12 +73,14 @@ def correlation_log_volume(
         two samples.
     """
     centred, std, count = _centred(features, present)
+    # In units of the features' own type, although computed in float64.
     rounding = 8 * torch.finfo(at_least_float32(features).dtype).eps
     size = features.detach().double().abs().amax(dim=0)
     varies = std > torch.maximum(rounding * size, torch.full_like(std, ZERO_NORM))
     x = torch.where(varies, centred / torch.where(varies, std, 1.0), 0.0)
     with full_precision(x):
         gram = x @ x.T / ((count - 1).clamp(min=1) * eps)
+    # log det of d x d by one of N x N, as above.
     identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
     volume = math.log(eps) + torch.logdet(identity + gram) / features.shape[1]
     volume = torch.where(count > 1, volume, 0.0 * volume)

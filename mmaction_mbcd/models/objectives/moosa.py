@@ -47,9 +47,11 @@ def entropy_weights(
     scores = []
     for s, own in logits.items():
         score = -softmax_entropy(own) / temperature
+        # The lowest number, not -inf: a sample without any set would give NaN.
         if present[s] is not None:
             score = score.masked_fill(~present[s], torch.finfo(score.dtype).min)
         scores.append(score)
+    # (sets, N), softmax over the sets of each sample
     return dict(zip(logits, torch.stack(scores).softmax(dim=0), strict=True))
 
 
@@ -69,6 +71,7 @@ def smoothed_entropy(
         Scalar in nats.
     """
     p = at_least_float32(logits).softmax(dim=1)
+    # (N, C) -> (N,)
     return masked_mean(-(p * (p + eps).log()).sum(dim=1), present)
 
 
@@ -80,7 +83,7 @@ def draw_permutations(count: int, items: int, seed: int = 0) -> Tensor:
     different ones are found has the same distribution.
 
     Raises:
-        ValueError: If there are not that many.
+        ValueError: If the pieces have fewer orders.
     """
     if count > math.factorial(items):
         raise ValueError(
@@ -88,7 +91,7 @@ def draw_permutations(count: int, items: int, seed: int = 0) -> Tensor:
             "ones were asked for"
         )
     generator = torch.Generator().manual_seed(seed)
-    found: dict[tuple[int, ...], None] = {}
+    found: dict[tuple[int, ...], None] = {}  # a set that keeps the order of drawing
     while len(found) < count:
         # On the CPU whatever the default device, as the generator is.
         order = torch.randperm(items, generator=generator, device="cpu")
@@ -112,23 +115,22 @@ def permuted_pieces(
 
     Returns:
         ``(K, N, sum d)``. Pieces of different modalities may differ in width.
-
-    Raises:
-        ValueError: If a ``d`` is no multiple of ``parts``.
     """
-    if uneven := {m: z.shape[1] for m, z in features.items() if z.shape[1] % parts}:
-        raise ValueError(f"the widths of {uneven} are no multiples of {parts}")
-    joined = torch.cat(list(features.values()), dim=1)
+    joined = torch.cat(list(features.values()), dim=1)  # (N, sum d)
     (count, width), device = joined.shape, joined.device
     widths = torch.tensor([z.shape[1] // parts for z in features.values()])
+    # One width per piece: (M,) -> (parts * M,)
     widths = widths.repeat_interleave(parts).to(device, non_blocking=True)
     placed = widths[permutations]  # (K, parts * M), width of the piece at each place
     # Where a piece starts in the feature, less where it starts in the result.
     shift = (widths.cumsum(0) - widths)[permutations] - (placed.cumsum(1) - placed)
+    # From pieces to channels: (K, parts * M) -> (K, sum d). Told the size, torch does
+    # not wait for the device to find it.
     orders = len(permutations)
     shift = shift.flatten().repeat_interleave(
         placed.flatten(), output_size=orders * width
     )
+    # The channel of the feature that stands in each column of the result.
     columns = torch.arange(width, device=device) + shift.view(orders, width)
     return joined.expand(orders, count, width).gather(
         2, columns.unsqueeze(1).expand(orders, count, width)
@@ -162,8 +164,10 @@ class EntropyWeightedClassification(Objective):
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_fused``, ``loss_<modality>`` (w CE each) and ``loss_entropy``."""
+        # The fused set has the empty name, which no modality can have.
         logits = {"": outputs.fused_logits} | outputs.unimodal_logits
         present = {"": outputs.valid} | outputs.present
+        # Of each set: (N,) -> scalar
         weights = {
             s: masked_mean(w, outputs.valid)
             for s, w in entropy_weights(logits, present, self.temperature).items()
@@ -215,6 +219,7 @@ class JigsawLoss(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        # With 4, three modalities would have 12 pieces in a puzzle.
         if parts is None:
             parts = 4 if len(channels) <= 2 else 2
         if uneven := {m: d for m, d in channels.items() if d % parts}:
@@ -238,9 +243,11 @@ class JigsawLoss(Objective):
         puzzles = permuted_pieces(
             outputs.features, self.permutations, self.parts
         )  # (K, N, sum d)
+        # The head sees (K N, sum d), all samples in the first order first.
         logits = at_least_float32(self.head(puzzles.flatten(0, 1)))
         count, samples = puzzles.shape[:2]
         order = torch.arange(count, device=logits.device).repeat_interleave(samples)
+        # (N,) -> (K N,): which samples have every piece
         complete = both(*outputs.present.values()).repeat(count)
         loss = masked_cross_entropy(logits, order, complete)
         hit = (logits.detach().argmax(dim=1) == order).to(logits.dtype)

@@ -48,7 +48,7 @@ def mean_shift(
         similarity = (e @ e.T).masked_fill(~allowed, -math.inf)
     nearest = similarity.topk(min(neighbours, count - 1), dim=1)
     found = nearest.values > -math.inf  # (N, k)
-    summed = (e[nearest.indices] * found.unsqueeze(2)).sum(dim=1)
+    summed = (e[nearest.indices] * found.unsqueeze(2)).sum(dim=1)  # (N, k, d) -> (N, d)
     mean = summed / found.sum(dim=1, keepdim=True).clamp(min=1)
     return unit_rows(0.5 * e + 0.5 * mean)
 
@@ -80,8 +80,10 @@ def view_contrast(
         logits = first @ second.T / temperature
     if present is not None:
         # Whole rows as well, so that the unused cross-entropies stay finite.
+        # A clip without both views is hidden as a query and as an answer.
         hidden = ~(present.unsqueeze(1) & present)
         logits = logits.masked_fill(hidden, torch.finfo(logits.dtype).min)
+    # The right answer to clip i is view i.
     own = torch.arange(len(first), device=first.device)
     return masked_cross_entropy(logits, own, present)
 
@@ -117,6 +119,7 @@ def negative_spectral_entropy(
         z, count = z * present.unsqueeze(1), present.sum().clamp(min=1)
     with full_precision(z):
         values = torch.linalg.eigvalsh(z @ z.T / count)
+    # To zero, not removed: the number kept is known on the device alone.
     values = torch.where(values > cutoff, values, 0.0)
     total = values.sum()
     share = values / torch.where(total > 0, total, 1.0)
@@ -199,7 +202,9 @@ class NonpolarizedEmbedding(Objective):
             m: mean_shift(e, usable[m], self.neighbours) * usable[m].unsqueeze(1)
             for m, e in embeddings.items()
         }
+        # Modalities side by side, (2 B, M k), and the two views apart, (B, M k) each.
         first, second = torch.cat(list(shifted.values()), dim=1).chunk(2)
+        # (M, 2 B) -> (2 B,): which rows have an embedding of any modality
         embedded = torch.stack(list(usable.values())).any(dim=0)
         losses = dict(
             unc=view_contrast(

@@ -44,10 +44,12 @@ def norm_alignment(p: Tensor, q: Tensor, present: Tensor | None = None) -> Tenso
         Scalar, not negative; 0 if no sample has both or ``n_q`` is not above 1e-12,
         where the ratio does not exist.
     """
+    # (N, d) -> (N,) norms -> their mean over the batch
     numerator = masked_mean(row_norms(p), present)
     denominator = masked_mean(row_norms(q), present)
     exists = denominator > ZERO_NORM
     ratio = numerator / torch.where(exists, denominator, 1.0)
+    # Not a constant 0: DistributedDataParallel waits for gradients of both.
     return torch.where(exists, (ratio - 1) ** 2, 0.0 * ratio)
 
 
@@ -88,6 +90,7 @@ class NormAlignmentLoss(Objective):
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_norm``; logs the mean norm of each modality."""
+        # LayerNorm would have made all norms equal.
         z, present = outputs.raw_features, outputs.present
         terms = [
             norm_alignment(z[p], z[q], both(present[p], present[q]))

@@ -43,6 +43,7 @@ def half_distance(features: Tensor, present: Tensor | None = None) -> Tensor:
         Scalar, not negative.
     """
     shared, specific = halves(at_least_float32(features))
+    # (N, d / 2) -> (N,)
     return masked_mean(((shared - specific) ** 2).mean(dim=1), present)
 
 
@@ -120,6 +121,7 @@ class SupervisedContrastiveLoss(Objective):
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_contrast``."""
+        # A modality on a single row has no embeddings and is no anchor.
         embeddings, usable = self.projectors(
             shared_halves(outputs.features), outputs.present, outputs.rows
         )
@@ -161,6 +163,7 @@ class FeatureSplitLoss(Objective):
         terms = [
             half_distance(z, outputs.present[m]) for m, z in outputs.features.items()
         ]
+        # Negative: the distance is to grow.
         return {"loss_split": -self.weight * torch.stack(terms).mean()}
 
 
@@ -224,6 +227,7 @@ class TranslationLoss(Objective):
         terms = []
         for s, translators in self.translators.items():
             source = outputs.features[s]
+            # Drawn only where it is used: a draw would shift all later ones.
             if self.mask_ratio > 0 and self.training:
                 source = source * (torch.rand_like(source) >= self.mask_ratio)
             for t, translator in translators.items():
