@@ -156,6 +156,7 @@ class NonpolarizedEmbedding(Objective):
     """
 
     filled_in = ("channels",)
+    needs_views = 2
 
     def __init__(
         self,
@@ -189,7 +190,7 @@ class NonpolarizedEmbedding(Objective):
         Raises:
             ValueError: If the batch does not hold two views of each clip.
         """
-        if outputs.views != 2:
+        if outputs.views != self.needs_views:
             raise ValueError(
                 "NonpolarizedEmbedding compares two views of each clip, and the batch "
                 f"has {outputs.views}: set train_dataloader.dataset.views=2 and "
