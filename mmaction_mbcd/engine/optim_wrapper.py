@@ -17,6 +17,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
+from ..models.functional import gradients_of
+
 
 class InnerStepMixin:
     """Adds the inner step to an optimizer wrapper of MMEngine.
@@ -92,18 +94,7 @@ class InnerStepMixin:
     def _gradients(
         self, loss: Tensor, parameters: Sequence[Tensor], create_graph: bool
     ) -> list[Tensor]:
-        scale = self._inner_scale(loss)
-        gradients = torch.autograd.grad(
-            loss * scale,
-            list(parameters),
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-        return [
-            torch.zeros_like(p) if g is None else g / scale
-            for g, p in zip(gradients, parameters, strict=True)
-        ]
+        return gradients_of(loss, parameters, self._inner_scale(loss), create_graph)
 
     def inner_update(
         self, loss: Tensor, params: dict[str, Tensor]

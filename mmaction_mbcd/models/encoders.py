@@ -5,7 +5,8 @@ from mmaction.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from . import functional, stages
+from . import stages
+from .dsu import domain_shift_with_uncertainty
 from .stages import State, backbone_stages
 from .weights import load_backbone
 
@@ -31,7 +32,7 @@ class ModalityEncoder(BaseModule):
         dropout: Of the pooled feature. 0 for MBCD; the published baselines have
             0.5 on video and flow.
         dsu: Probability of perturbing feature statistics (see
-            :func:`.functional.domain_shift_with_uncertainty`) at the stem's and the
+            :func:`.dsu.domain_shift_with_uncertainty`) at the stem's and the
             branch's output in the first pass. The published MBCD code has 0.5,
             the paper does not mention it.
         pretrained: ``dict(checkpoint=..., prefix=..., rename=..., skip=...)``, see
@@ -129,7 +130,7 @@ class ModalityEncoder(BaseModule):
         if too_small or torch.rand(()) >= self.dsu:
             return state
         noisy = tuple(
-            functional.domain_shift_with_uncertainty(
+            domain_shift_with_uncertainty(
                 x, *torch.randn(2, *x.shape[:2], dtype=x.dtype, device=x.device)
             )
             for x in maps

@@ -1,16 +1,32 @@
-"""The formulas of MBCD as pure functions, one equation each.
+"""Formulas and masks that several methods share, as pure functions.
 
-Equation numbers are those of "Modality-Balanced Collaborative Distillation for
-Multi-Modal Domain Generalization" (MBCD, AAAI 2026). ``N`` is the number of
-samples, ``C`` of classes, ``M`` of modalities. Quantities of one modality are
-passed as ``{modality: value}`` in the declared order of the modalities.
+What one method alone needs stands on top of its own file in ``objectives/`` or
+``necks/``. "Published code" is the public benchmark of arXiv 2605.06643, whose
+settings the configs follow; "upstream" a method's own repository. Where a paper is
+definite it is followed, where it is silent the code.
+
+``N`` samples, ``M`` modalities, ``C`` classes, ``d`` channels of a feature. Quantities
+of one modality are passed as ``{modality: value}`` in declared order, ``present`` says
+which samples have it (all if None): a mean over samples is one over those that have
+what the term needs, and 0 if there are none. Values are computed in float32 at least,
+also under autocast.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .step import StepOutputs
+
+ZERO_NORM = 1e-12
+"""Vectors that are not longer than this have no direction."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -18,10 +34,66 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """Turns autocast off: it would take matrix products in half precision."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def gradients_of(
+    loss: Tensor,
+    parameters: Sequence[Tensor],
+    scale: Tensor | float = 1.0,
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """Gradient of ``loss``, zero where it does not depend on a parameter.
+
+    Args:
+        loss: Scalar; its graph is kept, the step's own backward follows.
+        parameters: What to differentiate by.
+        scale: The loss is multiplied by it and the gradients are divided by it: in
+            float16 small gradients would underflow.
+        create_graph: Whether the gradients depend on the parameters themselves, as the
+            second order of eq. 5 needs, or are constants.
+    """
+    gradients = torch.autograd.grad(
+        loss * scale,
+        list(parameters),
+        retain_graph=True,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    return [
+        torch.zeros_like(p) if g is None else g / scale
+        for g, p in zip(gradients, parameters, strict=True)
+    ]
+
+
+def modality_pairs(modalities: Iterable[str], what: str) -> list[tuple[str, str]]:
+    """All unordered pairs in declared order, ``[(p, q), ...]`` with p before q.
+
+    Raises:
+        ValueError: If there are fewer than two modalities; ``what`` names who asks.
+    """
+    names = list(modalities)
+    if len(names) < 2:
+        raise ValueError(
+            f"{what} compares modalities and needs at least two; got {names}"
+        )
+    return list(itertools.combinations(names, 2))
+
+
+def both(*present: Tensor | None) -> Tensor | None:
+    """Which samples are in every mask; None means all."""
+    masks = [mask for mask in present if mask is not None]
+    # (masks, N) -> (N,)
+    return torch.stack(masks).all(dim=0) if masks else None
+
+
 def masked_mean(values: Tensor, present: Tensor | None = None) -> Tensor:
     """Mean of ``(N,)`` values over the rows in ``present``, all if None; 0 if none."""
     if present is None:
         return values.mean()
+    # Not values[present]: indexing by a mask waits for the device.
     return (values * present).sum() / present.sum().clamp(min=1)
 
 
@@ -43,118 +115,6 @@ def masked_cross_entropy(
     if present is None:
         return F.cross_entropy(logits, labels)
     return masked_mean(F.cross_entropy(logits, labels, reduction="none"), present)
-
-
-def modality_confidence(logits: Tensor, present: Tensor | None = None) -> Tensor:
-    r"""Confidence of one modality on a mini-batch, eq. 2.
-
-    .. math:: s^k = \sum_{i \in B} \max(\mathrm{softmax}(f^k(x_i^k)))
-
-    It does not ask whether the prediction is right. The paper calls it an
-    indirect signal: no gradient flows through it.
-
-    Args:
-        logits: ``(N, C)``, unimodal logits.
-        present: ``(N,)`` bool, the samples to sum over; all if None.
-
-    Returns:
-        Scalar between ``N / C`` and ``N`` (a sum of probabilities, not a mean).
-    """
-    confidence = at_least_float32(logits.detach()).softmax(dim=1).amax(dim=1)
-    return confidence.sum() if present is None else (confidence * present).sum()
-
-
-def relative_learning_speed(confidences: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""How fast each modality learns compared with the others, eq. 3.
-
-    .. math:: r^k = \frac{1}{M-1} \sum_{j \ne k} \frac{s^k}{s^j}
-
-    Args:
-        confidences: ``{modality: s}``, positive scalars; all sums over the same
-            number of samples, or all means.
-
-    Returns:
-        ``{modality: r}``, positive ratios; 1 when all are equal.
-
-    Raises:
-        ValueError: With fewer than two modalities.
-    """
-    if len(confidences) < 2:
-        raise ValueError(
-            "the relative learning speed compares modalities and needs at least "
-            f"two; got {list(confidences)}"
-        )
-    return {
-        k: torch.stack([s / other for j, other in confidences.items() if j != k]).mean()
-        for k, s in confidences.items()
-    }
-
-
-def dropout_probability(speed: Tensor) -> Tensor:
-    r"""Probability of dropping a modality from fusion, eq. 4.
-
-    .. math:: p^k = \tanh(\max(r^k - 1, 0))
-
-    The paper's prose defines the drop indicator ``M ~ Bernoulli(p)`` and the mask
-    ``D = 1 - M``; its formula, read as one chain, would keep with probability p.
-    The prose settles it: a modality is kept with probability ``1 - p``.
-
-    Args:
-        speed: ``r``, any shape.
-
-    Returns:
-        Probabilities in ``[0, 1)``, of the shape of ``speed``.
-    """
-    return (speed - 1).clamp(min=0).tanh()
-
-
-def draw_keep_mask(
-    drop_probabilities: Sequence[Tensor], present: Sequence[Tensor], uniforms: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""Bernoulli drop decisions, conditioned on keeping at least one modality.
-
-    A sample that lost every modality has no information. Redrawing such a sample
-    until one modality is kept gives the product of the Bernoullis conditioned on
-    "not all dropped"; this draws from that distribution directly, in one pass and
-    without waiting for the device. While no modality of the sample has been kept,
-
-    .. math:: P(\text{drop } k) =
-              p_k \frac{1 - \prod_{j>k} p_j}{1 - \prod_{j \ge k} p_j}
-
-    and ``p_k`` afterwards. Absent modalities count as dropped (``p = 1``).
-
-    Args:
-        drop_probabilities: ``M`` scalars or ``(N,)`` tensors in ``[0, 1]``.
-        present: ``M`` bool tensors ``(N,)``; which samples have the modality.
-        uniforms: ``(N, M)`` numbers in ``[0, 1)``.
-
-    Returns:
-        ``(N, M)`` bool, True where the modality is kept (a sample without any present
-        modality keeps none), and the ``(N, M)`` probabilities of that,
-        ``(1 - p_k) / (1 - prod p)``.
-    """
-    # Short of 1, so that a sample whose every present modality is certain to be
-    # dropped still keeps one instead of dividing by zero.
-    ceiling = 1 - 1e-6
-    p = torch.stack(
-        [
-            torch.where(has, probability.clamp(max=ceiling), 1.0)
-            for probability, has in zip(drop_probabilities, present, strict=True)
-        ],
-        dim=1,
-    ).to(uniforms)
-    # tail[:, k] = product of p[:, k:]; one more column of ones closes it.
-    tail = p.flip(1).cumprod(1).flip(1)
-    tail = torch.cat([tail, torch.ones_like(tail[:, :1])], dim=1)
-    none_kept = torch.ones_like(p[:, 0], dtype=torch.bool)
-    keep = []
-    for k, has in enumerate(present):
-        conditional = p[:, k] * (1 - tail[:, k + 1]) / (1 - tail[:, k]).clamp(min=1e-12)
-        drop = uniforms[:, k] < torch.where(none_kept, conditional, p[:, k])
-        keep.append(~drop & has)
-        none_kept = none_kept & ~keep[-1]
-    probability = (1 - p) / (1 - tail[:, :1]).clamp(min=1e-12)
-    return torch.stack(keep, dim=1), probability
 
 
 def masked_kl_divergence(
@@ -182,67 +142,159 @@ def masked_kl_divergence(
     teacher_logits = at_least_float32(teacher_logits.detach())
     target = (teacher_logits / temperature).log_softmax(dim=1)
     own = (at_least_float32(logits) / temperature).log_softmax(dim=1)
+    # Summed over the classes: (N, C) -> (N,)
     divergence = F.kl_div(own, target, reduction="none", log_target=True).sum(dim=1)
     return masked_mean(divergence, present) * temperature**2
 
 
-def collaborative_distillation(
-    teacher_logits: Tensor,
-    fused_logits: Tensor,
-    unimodal_logits: Mapping[str, Tensor],
-    temperature: float = 1.0,
+def softmax_entropy(logits: Tensor) -> Tensor:
+    r"""``- sum_c p log p`` of each row's softmax, ``(N, C) -> (N,)``, in nats."""
+    log_p = at_least_float32(logits).log_softmax(dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """Euclidean norm of each row, ``(N, d) -> (N,)``; its gradient at 0 is 0."""
+    return torch.linalg.vector_norm(at_least_float32(x), dim=1)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    r"""``u(x) = x / ||x||`` of each row, ``(N, d)``.
+
+    A row of norm up to 1e-12 has no direction: it becomes zero, without gradient
+    (``F.normalize`` would return a gradient of 1e12). Others are untouched.
+    """
+    x = at_least_float32(x)
+    norms = row_norms(x).unsqueeze(1)  # (N, 1)
+    directed = norms > ZERO_NORM
+    # The inner where keeps 0 / 0 out of the gradient of what the outer one drops.
+    return torch.where(directed, x / torch.where(directed, norms, 1.0), 0.0)
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``floor(d / 2)`` shared and the remaining specific channels of ``(N, d)``.
+
+    SimMMDG's split, in the published code and upstream.
+    """
+    cut = x.shape[1] // 2
+    return x[:, :cut], x[:, cut:]
+
+
+def shared_channels(channels: Mapping[str, int]) -> dict[str, int]:
+    """Width of each modality's shared half, ``floor(d / 2)``.
+
+    Raises:
+        ValueError: If a feature is too narrow to have one.
+    """
+    if narrow := [m for m, d in channels.items() if d < 2]:
+        raise ValueError(
+            f"the shared half of a feature needs at least 2 channels; {narrow} have 1"
+        )
+    return {m: d // 2 for m, d in channels.items()}
+
+
+def shared_halves(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The shared half of each modality's features."""
+    return {m: halves(z)[0] for m, z in features.items()}
+
+
+def unit_distance(a: Tensor, b: Tensor, present: Tensor | None = None) -> Tensor:
+    r"""Mean distance of directions: SimMMDG's translation, CMRF's distillation.
+
+    .. math:: \frac{1}{N} \sum_i \| u(a_i) - u(b_i) \|_2
+
+    Args:
+        a: ``(N, d)``, for SimMMDG (Dong et al., NeurIPS 2023) a translated feature.
+        b: ``(N, d)``; for SimMMDG the target modality's feature, not detached.
+        present: ``(N,) bool``, samples that have both modalities.
+
+    Returns:
+        Scalar in [0, 2]; its gradient at distance 0 is 0.
+    """
+    return masked_mean(row_norms(unit_rows(a) - unit_rows(b)), present)
+
+
+def supervised_contrastive(
+    embeddings: Mapping[str, Tensor],
+    labels: Tensor,
     present: Mapping[str, Tensor] | None = None,
-    valid: Tensor | None = None,
+    temperature: float = 0.1,
+    base_temperature: float = 0.07,
 ) -> Tensor:
-    r"""Collaborative distillation, eq. 8.
+    r"""Supervised contrastive loss over samples and modalities.
 
-    .. math:: L_{dis} = D_{KL}(p^{EMA} \| p^{mm}) + \sum_m D_{KL}(p^{EMA} \| p^m)
+    .. math:: -\frac{\tau}{\tau_0} \frac{1}{|I|} \sum_{i \in I} \frac{1}{|P(i)|}
+              \sum_{p \in P(i)} \Big[ \frac{e_i e_p}{\tau}
+              - \log \sum_{j \in I, j \ne i} \exp \frac{e_i e_j}{\tau} \Big]
+
+    Anchors ``I`` are all present pairs (sample, modality), positives ``P(i)`` the other
+    anchors of the same label, of any modality. One without a positive adds 0
+    and counts in the mean. Khosla et al. (NeurIPS 2020) have no factor
+    ``tau / tau_0``; their code, SimMMDG's and all that follow have, with 0.07: at
+    ``tau = 0.1`` a loss without it is 30 % smaller.
 
     Args:
-        teacher_logits: ``(N, C)``, fused logits of the teacher; detached here.
-        fused_logits: ``(N, C)``, fused logits of the student.
-        unimodal_logits: ``{modality: (N, C)}`` of the student.
-        temperature: The paper has none, that is 1.
-        present: ``{modality: (N,) bool}``; all present if None.
-        valid: ``(N,) bool``, the samples of the fused term; all if None.
+        embeddings: ``{modality: (N, k)}`` of norm 1.
+        labels: ``(N,)``.
+        present: ``{modality: (N,) bool}``.
+        temperature: ``tau``.
+        base_temperature: ``tau_0``.
 
     Returns:
-        Scalar in nats.
+        Scalar; not negative.
     """
-    terms = [masked_kl_divergence(teacher_logits, fused_logits, valid, temperature)]
-    for modality, logits in unimodal_logits.items():
-        has = None if present is None else present[modality]
-        terms.append(masked_kl_divergence(teacher_logits, logits, has, temperature))
-    return torch.stack(terms).sum()
+    # One row per (sample, modality): M times (N, k) -> (M N, k)
+    stacked = at_least_float32(torch.cat(list(embeddings.values())))
+    label = labels.repeat(len(embeddings))
+    if present is None:
+        anchors = torch.ones_like(label, dtype=torch.bool)
+    else:
+        anchors = torch.cat([present[m] for m in embeddings])
+    itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
+    others = anchors.unsqueeze(1) & anchors & ~itself  # (M N, M N)
+    with full_precision(stacked):
+        similarity = stacked @ stacked.T / temperature
+    # Not -inf: an anchor that is alone would have a logarithm of zero.
+    lowest = torch.finfo(similarity.dtype).min
+    total = similarity.masked_fill(~others, lowest).logsumexp(1, keepdim=True)
+    positives = others & (label.unsqueeze(1) == label)
+    # (M N, M N) -> (M N,), a mean over each anchor's positives
+    terms = torch.where(positives, similarity - total, 0.0)
+    mean = terms.sum(1) / positives.sum(1).clamp(min=1)
+    return -temperature / base_temperature * masked_mean(mean, anchors)
 
 
-def domain_shift_with_uncertainty(
-    x: Tensor, noise_mean: Tensor, noise_std: Tensor, eps: float = 1e-6
-) -> Tensor:
-    r"""Domain shifts with uncertainty (DSU): feature statistics get Gaussian noise.
+def cross_entropies(outputs: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of the fused logits and of each modality's, means over who has them.
 
-    .. math:: \frac{x - \mu}{\sigma} (\sigma + \epsilon_\sigma S(\sigma))
-              + \mu + \epsilon_\mu S(\mu)
+    Returns:
+        Scalar, and ``{modality: scalar}``, in nats.
+    """
+    fused = masked_cross_entropy(
+        at_least_float32(outputs.fused_logits),
+        outputs.labels,
+        outputs.valid,
+    )
+    unimodal = {
+        m: masked_cross_entropy(
+            at_least_float32(logits), outputs.labels, outputs.present[m]
+        )
+        for m, logits in outputs.unimodal_logits.items()
+    }
+    return fused, unimodal
 
-    with mean and standard deviation over space and time, and ``S`` their standard
-    deviation over the batch (Li et al., ICLR 2022). MBCD's published code applies
-    it in the first pass without naming it in the paper.
+
+def weighted_terms(
+    outputs: StepOutputs, fused_weight: Tensor | float, weights: Mapping
+) -> dict[str, Tensor]:
+    """``loss_fused`` and ``loss_<modality>``, a weighted cross-entropy each.
 
     Args:
-        x: ``(N, C, ...)`` with at least one further dimension.
-        noise_mean: ``(N, C)`` standard normal numbers, ``epsilon_mu``.
-        noise_std: ``(N, C)`` standard normal numbers, ``epsilon_sigma``.
-        eps: Added to each variance.
-
-    Returns:
-        Of the shape of ``x``.
+        outputs: Of the step.
+        fused_weight: Scalar.
+        weights: ``{modality: scalar}``.
     """
-    flat = x.flatten(2)
-    mean = flat.mean(dim=2)
-    std = (flat.var(dim=2) + eps).sqrt()
-    spread_mean = (mean.var(dim=0, keepdim=True) + eps).sqrt()
-    spread_std = (std.var(dim=0, keepdim=True) + eps).sqrt()
-    scale = (std + noise_std * spread_std) / std
-    shift = mean + noise_mean * spread_mean
-    out = (flat - mean.unsqueeze(2)) * scale.unsqueeze(2) + shift.unsqueeze(2)
-    return out.view_as(x)
+    fused, unimodal = cross_entropies(outputs)
+    return {"loss_fused": fused_weight * fused} | {
+        f"loss_{m}": weights[m] * ce for m, ce in unimodal.items()
+    }

@@ -1,4 +1,4 @@
-"""Layers that the losses of the compared methods bring along."""
+"""Layers that the losses of several methods bring along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from . import mmdg_functional as formulas
+from .functional import at_least_float32, unit_rows
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -18,10 +18,12 @@ class _ReverseGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        # Apart from forward, so that torch.func can differentiate through it.
         ctx.factor = inputs[1]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        # None: the factor has no gradient.
         return -ctx.factor * gradient, None
 
 
@@ -46,14 +48,16 @@ def connected_zero(*parts: nn.Module | Tensor) -> Tensor:
 
     Args:
         parts: Modules, of which the trainable parameters count, and tensors.
+
+    Returns:
+        Scalar of the parts' type.
     """
-    zero = torch.zeros(())
+    zeros = []
     for part in parts:
         tensors = part.parameters() if isinstance(part, nn.Module) else [part]
-        for tensor in tensors:
-            if tensor.requires_grad:
-                zero = zero + (tensor * 0.0).sum()
-    return zero
+        # Before the sum: the sum of large half-precision values may be infinite.
+        zeros += [(tensor * 0.0).sum() for tensor in tensors if tensor.requires_grad]
+    return torch.stack(zeros).sum() if zeros else torch.zeros(())
 
 
 def encode_present(
@@ -77,12 +81,14 @@ def encode_present(
     """
     if rows is None:
         rows = present.nonzero().squeeze(1)
+    # BatchNorm has no variance of one row.
     if len(rows) < (2 if module.training else 1):
-        zero = connected_zero(module, values).to(values.device)
+        zero = at_least_float32(connected_zero(module, values)).to(values.device)
         return zero.expand(len(values), module.out_channels), present & False
     if len(rows) == len(values):
         return module(values), present
-    encoded = module(values[rows])
+    encoded = module(values[rows])  # (n, k) of n present rows
+    # Back to the places of the batch: (n, k) -> (N, k)
     scattered = encoded.new_zeros(len(values), encoded.shape[1])
     return scattered.index_copy(0, rows, encoded), present
 
@@ -120,7 +126,7 @@ class ProjectionHead(BaseModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """``(n, d)`` -> ``(n, k)`` of norm 1, in float32 at least."""
-        return formulas.unit_rows(self.layers(features))
+        return unit_rows(self.layers(features))
 
 
 class ModalityProjectors(BaseModule):
@@ -161,42 +167,6 @@ class ModalityProjectors(BaseModule):
                 head, features[m], present[m], rows.get(m)
             )
         return encoded, usable
-
-
-class Translator(BaseModule):
-    """``Linear - ReLU - Linear - ReLU - Dropout - Linear``, modality to modality.
-
-    Of SimMMDG's published code. Without BatchNorm it can run on any rows.
-
-    Args:
-        in_channels: ``d`` of the source.
-        out_channels: ``d`` of the target.
-        hidden_channels: Width of both hidden layers.
-        dropout: Probability of dropping a unit of the second.
-        init_cfg: As in MMEngine.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        hidden_channels: int = 2048,
-        dropout: float = 0.5,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg)
-        self.layers = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_channels, hidden_channels),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_channels, out_channels),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``(N, d_source)`` -> ``(N, d_target)``."""
-        return self.layers(features)
 
 
 class DomainProjector(BaseModule):

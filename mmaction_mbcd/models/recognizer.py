@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from . import functional
+from .layers import connected_zero
+from .necks.amd import modality_confidence
 from .stages import State
 from .step import StepOutputs
 
@@ -542,7 +544,7 @@ class MultiModalRecognizer(BaseModel):
         for m, encoder in self.encoders.items():
             rows, count = batch.rows[m], len(batch.present[m])
             if m not in states:
-                zero = _zero(encoder) + _zero(self.norms[m])
+                zero = connected_zero(encoder, self.norms[m])
                 raw = zero.new_zeros(count, encoder.feature_channels) + zero
                 features[m] = raw_features[m] = raw
                 continue
@@ -652,7 +654,7 @@ class MultiModalRecognizer(BaseModel):
         """Eq. 2 over the number of samples, for the modalities that are there."""
         sums = torch.stack(
             [
-                functional.modality_confidence(logits, outputs.present[m])
+                modality_confidence(logits, outputs.present[m])
                 for m, logits in outputs.unimodal_logits.items()
             ]
         )
@@ -696,17 +698,6 @@ def _check_domains(data_samples: list, count: int | None) -> None:
 
 def _metainfo(sample: Any, key: str, default: Any) -> Any:
     return default if sample is None else sample.get(key, default)
-
-
-def _zero(module: nn.Module) -> Tensor:
-    """A zero that depends on every trainable parameter of a module.
-
-    Added to the feature of a modality that a whole batch lacks, so that its
-    parameters receive a (zero) gradient; DistributedDataParallel would wait for ever
-    without one.
-    """
-    zeros = [p.sum() * 0.0 for p in module.parameters() if p.requires_grad]
-    return torch.stack(zeros).sum() if zeros else torch.zeros(())
 
 
 def _on(device: torch.device, values: list, dtype: torch.dtype) -> Tensor:

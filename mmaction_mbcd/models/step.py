@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .functional import gradients_of
+
 
 def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Gradient of ``loss`` as constants, zero where it does not depend on one.
@@ -24,13 +26,7 @@ def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
             "an objective takes gradients of its own, and in float16 they need the "
             "loss scale: set optim_wrapper.type to AmpMBCDOptimWrapper, or use bfloat16"
         )
-    gradients = torch.autograd.grad(
-        loss, list(parameters), retain_graph=True, allow_unused=True
-    )
-    return [
-        torch.zeros_like(p) if g is None else g
-        for g, p in zip(gradients, parameters, strict=True)
-    ]
+    return gradients_of(loss, parameters)
 
 
 @dataclass

@@ -1,166 +1,84 @@
-"""Equations 2, 3, 4 and 8 against slow references written from the paper."""
+"""Shared formulas against slow references written from their equations."""
 
-import itertools
 import math
 
 import pytest
 import torch
+from torch.autograd import gradcheck
 
-from mmaction_mbcd.models import functional as F
-
-SHAPES = [(1, 2), (3, 4), (16, 8), (7, 3)]
-MODALITIES = ("video", "audio", "flow", "depth")
-
-
-def softmax_rows(logits):
-    rows = []
-    for row in logits.tolist():
-        top = max(row)
-        exps = [math.exp(v - top) for v in row]
-        rows.append([e / sum(exps) for e in exps])
-    return rows
-
-
-def kl_reference(teacher, student):
-    total = 0.0
-    for p, q in zip(softmax_rows(teacher), softmax_rows(student), strict=True):
-        total += sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
-    return total / len(teacher)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_confidence_sums_the_largest_probabilities(shape):
-    logits = 3 * torch.randn(shape, dtype=torch.float64)
-    expected = sum(max(row) for row in softmax_rows(logits))
-    assert F.modality_confidence(logits).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_confidence_by_hand():
-    # softmax(0, ln 3) = (1/4, 3/4); softmax(0, 0) = (1/2, 1/2).
-    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]], requires_grad=True)
-    s = F.modality_confidence(logits)
-    assert s.item() == pytest.approx(1.25)
-    assert not s.requires_grad
-    only_first = F.modality_confidence(logits, torch.tensor([True, False]))
-    assert only_first.item() == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_relative_learning_speed(count, seed):
-    torch.manual_seed(seed)
-    s = {m: torch.rand((), dtype=torch.float64) + 0.1 for m in MODALITIES[:count]}
-    r = F.relative_learning_speed(s)
-    assert list(r) == list(s)
-    for k in s:
-        others = [s[k].item() / s[j].item() for j in s if j != k]
-        assert r[k].item() == pytest.approx(sum(others) / (count - 1), rel=1e-12)
-
-
-def test_relative_learning_speed_by_hand():
-    # r_v = (6/3 + 6/2) / 2 = 2.5; r_a = (3/6 + 3/2) / 2 = 1; r_f = (2/6 + 2/3) / 2.
-    s = {"video": torch.tensor(6.0), "audio": torch.tensor(3.0)}
-    s["flow"] = torch.tensor(2.0)
-    r = F.relative_learning_speed(s)
-    assert [round(float(v), 6) for v in r.values()] == [2.5, 1.0, 0.5]
-
-
-def test_relative_learning_speed_refuses_one_modality():
-    with pytest.raises(ValueError, match=r"at least two; got \['video'\]"):
-        F.relative_learning_speed({"video": torch.tensor(1.0)})
-
-
-@pytest.mark.parametrize("r", [0.2, 0.999, 1.0, 1.5, 2.0, 7.0])
-def test_dropout_probability(r):
-    expected = math.tanh(max(r - 1, 0))
-    p = F.dropout_probability(torch.tensor(r, dtype=torch.float64))
-    assert p.item() == pytest.approx(expected, abs=1e-15)
-    if r == 2.0:  # tanh(1) by hand
-        assert p.item() == pytest.approx(0.76159415595)
-
-
-def enumerate_keep(p, present):
-    """P(kept set), by listing every outcome and conditioning on "not none kept"."""
-    outcomes = {}
-    for kept in itertools.product([False, True], repeat=len(p)):
-        if any(k and not has for k, has in zip(kept, present, strict=True)):
-            continue
-        probability = 1.0
-        for k, has, drop in zip(kept, present, p, strict=True):
-            if has:
-                probability *= 1 - drop if k else drop
-        if any(kept):
-            outcomes[kept] = probability
-    norm = sum(outcomes.values())
-    return {kept: v / norm for kept, v in outcomes.items()}
-
-
-@pytest.mark.parametrize(
-    ("p", "present"),
-    [
-        ([0.5, 0.5], [True, True]),
-        ([0.7, 0.0, 0.3], [True, True, True]),
-        ([0.7, 0.2, 0.3], [True, False, True]),
-        ([0.9, 0.8, 0.7, 0.6], [True, True, True, True]),
-        ([0.76, 0.0], [True, False]),
-    ],
+from helpers.objectives import (
+    HALF,
+    NAMES,
+    SIZES,
+    assert_float32_from_half,
+    close,
+    contrast_reference,
+    finite_gradient,
+    kept,
+    kl_reference,
+    leaf,
+    mask,
+    norm,
+    present_rows,
+    rand,
+    softmax,
+    sphere,
 )
-def test_keep_mask_has_the_redrawn_distribution(p, present):
-    """Integrates over a fine grid of uniforms instead of sampling."""
-    points = 12 if len(p) == 4 else 60
-    grid = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    uniforms = torch.cartesian_prod(*[grid] * len(p))
-    keep, probability = F.draw_keep_mask(
-        [torch.tensor(v, dtype=torch.float64) for v in p],
-        [torch.full((len(uniforms),), has) for has in present],
-        uniforms,
-    )
-    expected = enumerate_keep(p, present)
-    for kept in itertools.product([False, True], repeat=len(p)):
-        share = (keep == torch.tensor(kept)).all(1).double().mean().item()
-        # Each threshold is off by at most half a grid cell.
-        tolerance = len(p) * 0.5 / points
-        assert share == pytest.approx(expected.get(kept, 0.0), abs=tolerance)
-    assert keep.any(1).all()
-    for k in range(len(p)):
-        kept = sum(v for outcome, v in expected.items() if outcome[k])
-        assert probability[0, k].item() == pytest.approx(kept, abs=2e-6)
+from mmaction_mbcd.models.functional import (
+    gradients_of,
+    halves,
+    masked_cross_entropy,
+    masked_kl_divergence,
+    modality_pairs,
+    row_norms,
+    supervised_contrastive,
+    unit_distance,
+    unit_rows,
+)
 
 
-def test_keep_mask_keeps_one_even_if_all_are_certain_to_go():
-    ones = [torch.tensor(1.0)] * 2
-    here = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
-    keep, _ = F.draw_keep_mask(ones, here, torch.rand(3, 2))
-    assert keep.sum(1).tolist() == [1, 1, 0]
-    assert keep[1].tolist() == [True, False]
+def test_pairs_in_declared_order():
+    assert modality_pairs(["a", "b", "c"], "x") == [
+        ("a", "b"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
+    with pytest.raises(ValueError, match=r"Frob compares.*two; got \['video'\]"):
+        modality_pairs(["video"], "Frob")
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_collaborative_distillation(shape, count):
-    teacher, fused = torch.randn(2, *shape, dtype=torch.float64) * 2
-    uni = {m: torch.randn(shape, dtype=torch.float64) for m in MODALITIES[:count]}
-    expected = kl_reference(teacher, fused)
-    expected += sum(kl_reference(teacher, logits) for logits in uni.values())
-    loss = F.collaborative_distillation(teacher, fused, uni)
-    assert loss.item() == pytest.approx(expected, rel=1e-11)
+def test_unit_rows_by_hand():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -1e-9]], dtype=torch.float64)
+    expected = torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    assert torch.allclose(unit_rows(x), expected, rtol=0, atol=1e-15)
+    _, (gradient,) = finite_gradient(lambda v: unit_rows(v).sum(), x[:2])
+    # d/dx of (x + y) / ||(x, y)|| at (3, 4): y (y - x) / 125, -x (y - x) / 125.
+    expected = torch.tensor([[4 / 125, -3 / 125], [0.0, 0.0]], dtype=torch.float64)
+    assert torch.allclose(gradient, expected, atol=1e-15)
 
 
-def test_collaborative_distillation_by_hand():
-    # p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812.
-    teacher = torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
-    flat = torch.zeros(1, 2, dtype=torch.float64)
-    loss = F.collaborative_distillation(teacher, teacher, {"video": flat})
-    assert loss.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_precision(dtype):
+    x = torch.full((2, 400), 200.0, dtype=dtype)  # its square overflows float16
+    assert row_norms(x).tolist() == [4000.0, 4000.0]
+    assert unit_rows(x).dtype == torch.float32
 
 
-def test_distillation_leaves_the_teacher_alone_and_reaches_every_student():
-    teacher, fused, video = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
-    F.collaborative_distillation(teacher, fused, {"video": video}).backward()
-    assert teacher.grad is None
-    # Gradient of KL(p || softmax(z)) in z is (softmax(z) - p) / N.
-    expected = (video.softmax(1) - teacher.softmax(1)) / 4
-    assert torch.allclose(video.grad, expected, atol=1e-7)
+def test_absent_samples_leave_the_means():
+    logits, teacher = torch.randn(2, 6, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    present = torch.tensor([True, False, True, True, False, False])
+    ce = masked_cross_entropy(logits, labels, present)
+    probabilities = [softmax(row) for row in logits.tolist()]
+    rows = [0, 2, 3]
+    expected = -sum(math.log(probabilities[i][labels[i]]) for i in rows) / 3
+    assert ce.item() == pytest.approx(expected, rel=1e-12)
+    kl = masked_kl_divergence(teacher, logits, present)
+    assert kl.item() == pytest.approx(kl_reference(teacher[rows], logits[rows]))
+    none = masked_cross_entropy(logits.requires_grad_(), labels, present & False)
+    none.backward()
+    assert none.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -169,48 +87,135 @@ def test_distillation_temperature(temperature):
     expected = temperature**2 * kl_reference(
         teacher / temperature, student / temperature
     )
-    got = F.masked_kl_divergence(teacher, student, temperature=temperature)
+    got = masked_kl_divergence(teacher, student, temperature=temperature)
     assert got.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_absent_samples_leave_the_means():
-    logits, teacher = torch.randn(2, 6, 3, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    here = torch.tensor([True, False, True, True, False, False])
-    ce = F.masked_cross_entropy(logits, labels, here)
-    probabilities = softmax_rows(logits)
-    rows = [0, 2, 3]
-    expected = -sum(math.log(probabilities[i][labels[i]]) for i in rows) / 3
-    assert ce.item() == pytest.approx(expected, rel=1e-12)
-    kl = F.masked_kl_divergence(teacher, logits, here)
-    assert kl.item() == pytest.approx(kl_reference(teacher[rows], logits[rows]))
-    none = F.masked_cross_entropy(logits.requires_grad_(), labels, here & False)
-    none.backward()
-    assert none.item() == 0
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
+def distance_reference(a, b, rows):
+    total = 0.0
+    for i in rows:
+        na, nb = norm(a[i]), norm(b[i])
+        total += norm([x / na - y / nb for x, y in zip(a[i], b[i], strict=True)])
+    return total / max(len(rows), 1)
 
 
-def test_domain_shift_with_uncertainty():
-    x = torch.randn(4, 3, 5, 2, dtype=torch.float64)
-    eps_mean, eps_std = torch.randn(2, 4, 3, dtype=torch.float64)
-    out = F.domain_shift_with_uncertainty(x, eps_mean, eps_std)
-    flat = x.reshape(4, 3, 10)
-    mu = flat.sum(2) / 10
-    sigma = (((flat - mu[..., None]) ** 2).sum(2) / 9 + 1e-6).sqrt()
-    spread = [(((v - v.mean(0)) ** 2).sum(0) / 3 + 1e-6).sqrt() for v in (mu, sigma)]
-    new_mu, new_sigma = mu + eps_mean * spread[0], sigma + eps_std * spread[1]
-    expected = (flat - mu[..., None]) / sigma[..., None] * new_sigma[..., None]
-    expected = expected + new_mu[..., None]
-    assert torch.allclose(out, expected.view_as(x), rtol=1e-12, atol=1e-12)
-    zero = torch.zeros_like(eps_mean)
-    assert torch.allclose(F.domain_shift_with_uncertainty(x, zero, zero), x, atol=1e-12)
+@pytest.mark.parametrize("count", SIZES)
+@kept
+def test_unit_distance(count, keep):
+    a, b = rand(count, 5), rand(count, 5)
+    expected = distance_reference(a.tolist(), b.tolist(), present_rows(count, keep))
+    close(unit_distance(a, b, mask(count, keep)), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_probabilities_are_computed_in_float32_at_least(dtype):
-    logits = torch.randn(64, 10)
-    half = F.modality_confidence(logits.to(dtype))
-    assert half.dtype == torch.float32
-    assert half.item() == pytest.approx(
-        F.modality_confidence(logits.to(dtype).float()).item(), rel=1e-6
+def test_unit_distance_by_hand():
+    # Directions at right angles are sqrt(2) apart, opposite ones 2.
+    a = torch.tensor([[2.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
+    b = torch.tensor([[0.0, 7.0], [0.0, -0.1]], dtype=torch.float64)
+    close(unit_distance(a, b), (math.sqrt(2) + 2) / 2)
+    close(unit_distance(a, b, torch.tensor([True, False])), math.sqrt(2))
+
+
+def test_unit_distance_gradients():
+    assert gradcheck(unit_distance, (leaf(rand(4, 3)), leaf(rand(4, 3))))
+    same, zero = rand(2, 3), torch.zeros(2, 3, dtype=torch.float64)
+    for a, b in [(same, 2 * same), (same, zero), (zero, zero)]:
+        finite_gradient(unit_distance, a, b)
+    close(unit_distance(same, zero), 1.0)
+
+
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("modalities", [1, 2, 3, 4])
+@pytest.mark.parametrize("taus", [(0.1, 0.07), (0.5, 0.2)])
+@pytest.mark.parametrize("missing", [False, True])
+def test_supervised_contrastive(count, modalities, taus, missing):
+    embeddings = {m: sphere(count, 6) for m in NAMES[:modalities]}
+    labels = torch.arange(count) % 3
+    rows = {
+        m: {i for i in range(count) if not missing or (i + k) % 3}
+        for k, m in enumerate(embeddings)
+    }
+    expected = contrast_reference(
+        {m: {i: e[i] for i in rows[m]} for m, e in embeddings.items()}, labels, *taus
     )
+    present = {m: mask(count, keep) for m, keep in rows.items()} if missing else None
+    close(supervised_contrastive(embeddings, labels, present, *taus), expected)
+
+
+def test_supervised_contrastive_by_hand():
+    # Four anchors on two orthogonal axes, labels by axis. Each has one positive at
+    # similarity 1 and two others at 0: -log(e^10 / (e^10 + 2)), times 0.1 / 0.07.
+    e = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    loss = supervised_contrastive({"a": e, "b": e}, torch.tensor([0, 1]))
+    close(loss, 0.1 / 0.07 * math.log1p(2 * math.exp(-10)), rel=1e-9)
+
+
+def test_supervised_contrastive_has_the_published_factor():
+    e, y = {m: sphere(8, 5) for m in NAMES[:2]}, torch.arange(8) % 3
+    plain = supervised_contrastive(e, y, base_temperature=0.1)  # tau / tau_0 = 1
+    assert supervised_contrastive(e, y) / plain == pytest.approx(1.0 / 0.7)
+
+
+def test_an_anchor_without_a_positive_counts_in_the_mean():
+    e = {"video": sphere(3, 4)}
+    alone = supervised_contrastive(e, torch.tensor([0, 1, 2]))
+    assert alone == 0
+    pair = supervised_contrastive(e, torch.tensor([0, 0, 2]))
+    present = {"video": torch.tensor([True, True, True])}
+    s = (e["video"] @ e["video"].T / 0.1).tolist()
+    terms = [
+        math.log(math.exp(s[0][1]) + math.exp(s[0][2])) - s[0][1],
+        math.log(math.exp(s[1][0]) + math.exp(s[1][2])) - s[1][0],
+        0.0,
+    ]
+    close(pair, 0.1 / 0.07 * sum(terms) / 3)
+    assert supervised_contrastive(e, torch.tensor([0, 0, 2]), present) == pair
+
+
+def test_supervised_contrastive_gradients():
+    y = torch.tensor([0, 1, 0, 2, 2])
+    has = {"a": mask(5, {0, 2, 3}), "b": mask(5, {1, 2, 4})}
+
+    def loss(a, b):
+        return supervised_contrastive({"a": a, "b": b}, y, has)
+
+    assert gradcheck(loss, (leaf(rand(5, 3)), leaf(rand(5, 3))))
+    zeros = torch.zeros(5, 3, dtype=torch.float64)
+    finite_gradient(loss, zeros, zeros)
+    nobody = {"a": mask(5, set()), "b": mask(5, set())}
+    value, gradients = finite_gradient(
+        lambda a, b: supervised_contrastive({"a": a, "b": b}, y, nobody),
+        rand(5, 3),
+        rand(5, 3),
+    )
+    assert value == 0 and all((g == 0).all() for g in gradients)
+
+
+def test_halves_of_an_odd_width():
+    shared, specific = halves(torch.arange(5.0).unsqueeze(0))
+    assert shared.tolist() == [[0, 1]] and specific.tolist() == [[2, 3, 4]]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_is_computed_in_float32(dtype):
+    def contrast(a, b, y):
+        return supervised_contrastive({"a": unit_rows(a), "b": unit_rows(b)}, y)
+
+    assert_float32_from_half(lambda a, b, y: unit_distance(a, b), dtype, inputs=2)
+    assert_float32_from_half(contrast, dtype)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_of_a_loss(scale, create_graph):
+    """d/dx of x^3 is 3 x^2, and with a graph its derivative is 6 x."""
+    x, unused = leaf(rand(4)), leaf(rand(3))
+    loss = (x**3).sum()
+    gradient, zero = gradients_of(loss, [x, unused], scale, create_graph)
+    assert torch.allclose(gradient, 3 * x**2, rtol=1e-14)
+    assert torch.equal(zero, torch.zeros(3, dtype=torch.float64))
+    assert gradient.requires_grad == create_graph
+    if create_graph:
+        (second,) = torch.autograd.grad(gradient.sum(), x, retain_graph=True)
+        assert torch.allclose(second, 6 * x, rtol=1e-14)
+    loss.backward()  # the graph is still there
+    assert torch.equal(x.grad, 3 * x.detach() ** 2)

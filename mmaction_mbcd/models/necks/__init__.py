@@ -1,5 +1,6 @@
 """Fusion necks."""
 
-from .fusion import AMDFusion, ConcatFusion
+from .amd import AMDFusion
+from .concat import ConcatFusion
 
 __all__ = ["AMDFusion", "ConcatFusion"]

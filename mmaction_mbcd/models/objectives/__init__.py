@@ -1,35 +1,23 @@
-"""Objectives: one loss formula per file."""
+"""Objectives: one method per file, its formulas on top and its losses below.
+
+Every module of this folder is imported, because importing registers its losses under
+the names that configs use. A new method is a new file that no list has to name.
+"""
+
+import importlib
+import inspect
+import pkgutil
 
 from .base import Objective
-from .collaborative_distillation import CollaborativeDistillation
-from .cross_entropy import ClassificationObjective
-from .entropy_weighted import EntropyWeightedClassification
-from .feature_split import FeatureSplitLoss
-from .gradient_modulation import GradientModulation
-from .jigsaw import JigsawLoss
-from .joint_adversarial import JointAdversarialLoss
-from .mer_dg import MaximumEntropyRegularizer
-from .nonpolarized import NonpolarizedEmbedding
-from .norm_alignment import NormAlignmentLoss
-from .representation_flattening import RepresentationFlattening
-from .supervised_contrastive import SupervisedContrastiveLoss
-from .translation import TranslationLoss
-from .weighted_classification import WeightedClassification
 
-__all__ = [
-    "ClassificationObjective",
-    "CollaborativeDistillation",
-    "EntropyWeightedClassification",
-    "FeatureSplitLoss",
-    "GradientModulation",
-    "JigsawLoss",
-    "JointAdversarialLoss",
-    "MaximumEntropyRegularizer",
-    "NonpolarizedEmbedding",
-    "NormAlignmentLoss",
-    "Objective",
-    "RepresentationFlattening",
-    "SupervisedContrastiveLoss",
-    "TranslationLoss",
-    "WeightedClassification",
-]
+__all__ = ["Objective"]
+
+for _found in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_found.name}")
+    for _name, _class in inspect.getmembers(_module, inspect.isclass):
+        # Those that a module defines, not those that it imports.
+        if issubclass(_class, Objective) and _class.__module__ == _module.__name__:
+            globals()[_name] = _class
+            __all__ += [_name]
+
+__all__ = sorted({*__all__})

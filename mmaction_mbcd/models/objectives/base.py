@@ -7,7 +7,7 @@ from ..step import StepOutputs
 
 
 class Objective(BaseModule):
-    """One loss formula: reads :class:`StepOutputs`, returns named losses.
+    """One loss: reads :class:`StepOutputs`, returns named losses.
 
     A subclass may hold trainable parts of its own; they are trained, averaged by
     the teacher and saved with the model. Keys that contain ``loss`` are summed and
@@ -19,6 +19,7 @@ class Objective(BaseModule):
         needs_heads: The objective reads ``outputs.unimodal_logits``; probes will do.
         needs_domains: The objective reads ``outputs.domains``; every training sample
             must have a source domain.
+        needs_views: How many views of each clip a batch must hold.
         needs_theta: The objective reads ``outputs.theta`` and takes gradients.
         filled_in: Constructor arguments that the recognizer supplies: ``channels``
             (``{modality: d}`` in declared order), ``num_classes``, ``num_domains``
@@ -32,6 +33,7 @@ class Objective(BaseModule):
     needs_unimodal = False
     needs_heads = False
     needs_domains = False
+    needs_views = 1
     needs_theta = False
     filled_in: tuple[str, ...] = ()
     embeds = ""

@@ -7,8 +7,14 @@ from mmaction.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from .. import mmdg_functional as formulas
-from ..functional import at_least_float32, masked_cross_entropy
+from ..functional import (
+    at_least_float32,
+    masked_cross_entropy,
+    masked_mean,
+    modality_pairs,
+    softmax_entropy,
+    weighted_terms,
+)
 from ..layers import (
     DomainDiscriminator,
     DomainProjector,
@@ -17,7 +23,38 @@ from ..layers import (
 )
 from ..step import StepOutputs
 from .base import Objective
-from .weighted_classification import weighted_terms
+
+
+def confusion_weights(
+    logits: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    temperature: float = 1.0,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    r"""JAT's weight of each modality, larger the less its domain can be told.
+
+    .. math:: w_m = \mathrm{softmax}_m ( H_m / T ), \qquad
+              H_m = \frac{1}{N} \sum_i H(\mathrm{softmax}(l_{m,i}))
+
+    Not detached in the published code: the weights have a gradient.
+
+    Args:
+        logits: ``{modality: (N, S)}`` of the local domain discriminator; the class
+            logits if there is one source.
+        present: ``{modality: (N,) bool}``, rows that have logits.
+        temperature: ``T``.
+
+    Returns:
+        ``{modality: w}``, which sum to 1, and ``{modality: H}`` in nats. A modality
+        without rows has weight 0; if none has any, all are equal.
+    """
+    entropies = {
+        m: masked_mean(softmax_entropy(own), present[m]) for m, own in logits.items()
+    }
+    scores = torch.stack(list(entropies.values())) / temperature  # (M,)
+    known = torch.stack([present[m].any() for m in logits])
+    # The lowest number, not -inf: if no modality is known, all weights are equal.
+    scores = scores.masked_fill(~known, torch.finfo(scores.dtype).min)
+    return dict(zip(logits, scores.softmax(dim=0), strict=True)), entropies
 
 
 @MODELS.register_module()
@@ -30,7 +67,7 @@ class JointAdversarialLoss(Objective):
     ``L_mod`` tells the modality from a feature, ``L_loc`` its domain by one
     discriminator for all modalities (both are means over the modalities), ``L_glob``
     the domain from the fused feature. All see the features through reversed
-    gradients. ``w`` are the weights of :func:`.mmdg_functional.confusion_weights` from
+    gradients. ``w`` are the weights of :func:`confusion_weights` from
     the local discriminator. It takes the place of ``ClassificationObjective``.
 
     With a single source there is no domain to tell: the modality adversary stays, and
@@ -75,7 +112,7 @@ class JointAdversarialLoss(Objective):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        formulas.modality_pairs(channels, "JointAdversarialLoss")
+        modality_pairs(channels, "JointAdversarialLoss")
         self.unimodal_weight, self.temperature = unimodal_weight, temperature
         self.global_weight, self.local_weight = global_weight, local_weight
         self.modality_weight = modality_weight
@@ -111,6 +148,7 @@ class JointAdversarialLoss(Objective):
         adversaries = {
             "loss_adversary_modality": self.modality_weight * self._modality(outputs)
         }
+        # What the weights judge by: the domain logits, if there is a domain to tell.
         certain, usable = outputs.unimodal_logits, outputs.present
         if self.needs_domains:
             certain, usable = self._local_logits(outputs)
@@ -124,7 +162,7 @@ class JointAdversarialLoss(Objective):
             adversaries["loss_adversary_global"] = self.global_weight * self._global(
                 outputs
             )
-        weights, _ = formulas.confusion_weights(certain, usable, self.temperature)
+        weights, _ = confusion_weights(certain, usable, self.temperature)
         scaled = {m: self.unimodal_weight * w for m, w in weights.items()}
         logs = {f"weight/{m}": w.detach() for m, w in weights.items()}
         return weighted_terms(outputs, 1.0, scaled) | adversaries | logs
@@ -134,6 +172,7 @@ class JointAdversarialLoss(Objective):
         for index, (m, projector) in enumerate(self.modality_projectors.items()):
             z = reverse_gradient(outputs.features[m], self.modality_reversal)
             logits = at_least_float32(self.modality_discriminator(projector(z)))
+            # Every row's truth is the modality it came from.
             target = torch.full_like(outputs.labels, index)
             terms.append(masked_cross_entropy(logits, target, outputs.present[m]))
         return torch.stack(terms).mean()
@@ -145,6 +184,7 @@ class JointAdversarialLoss(Objective):
         logits, usable = {}, {}
         for m, projector in self.domain_projectors.items():
             z = reverse_gradient(outputs.features[m], self.domain_reversal)
+            # One discriminator for all modalities, with BatchNorm: present rows alone.
             own, usable[m] = encode_present(
                 self.local_discriminator,
                 projector(z),

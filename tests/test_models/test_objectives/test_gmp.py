@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmaction_mbcd.engine import MBCDOptimWrapper
-from mmaction_mbcd.models.objectives.gradient_modulation import (
+from mmaction_mbcd.models.objectives.gmp import (
     confidence_ratios,
     modulation_coefficient,
     resolve_conflict,

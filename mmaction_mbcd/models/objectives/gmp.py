@@ -7,7 +7,7 @@ from mmaction.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor
 
-from .. import functional
+from ..functional import at_least_float32, masked_cross_entropy, masked_mean
 from ..layers import (
     DomainDiscriminator,
     DomainProjector,
@@ -34,14 +34,14 @@ def truth_probability(
     Returns:
         Scalar in [0, 1]; 0 if no sample is present.
     """
-    probability = functional.at_least_float32(logits.detach()).softmax(dim=1)
-    own = probability.gather(1, truth.unsqueeze(1)).squeeze(1)
-    return functional.masked_mean(own, present)
+    probability = at_least_float32(logits.detach()).softmax(dim=1)
+    own = probability.gather(1, truth.unsqueeze(1)).squeeze(1)  # (N, C) -> (N,)
+    return masked_mean(own, present)
 
 
 def confidence_ratios(
     scores: Mapping[str, Tensor],
-    here: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
     invert: bool = False,
     eps: float = 1e-6,
 ) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def confidence_ratios(
 
     Args:
         scores: ``{modality: scalar}``, q or c.
-        here: ``{modality: scalar bool}``, whether the batch has the modality.
+        present: ``{modality: scalar bool}``, whether the batch has the modality.
         invert: sigma instead of rho: a low domain confidence is an advantage.
         eps: Of the published code.
 
@@ -65,11 +65,12 @@ def confidence_ratios(
     ratios = {}
     for m, own in scores.items():
         others = [j for j in scores if j != m]
-        weights = torch.stack([here[j].to(own) for j in others])
+        weights = torch.stack([present[j].to(own) for j in others])
         values = torch.stack([scores[j] for j in others])
         mean = (weights * values).sum() / weights.sum().clamp(min=1)
         ratio = mean / (own + eps) if invert else own / (mean + eps)
-        alone = (weights.sum() == 0) | ~here[m]
+        # Decided on the device: asking whether the batch has one would wait for it.
+        alone = (weights.sum() == 0) | ~present[m]
         ratios[m] = torch.where(alone, torch.ones_like(ratio), ratio)
     return ratios
 
@@ -129,6 +130,10 @@ def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([x.flatten() for x in tensors])
+
+
 @MODELS.register_module()
 class GradientModulation(Objective):
     r"""GMP (AAAI 2026, arXiv 2603.14175): balances classes against domains.
@@ -146,12 +151,12 @@ class GradientModulation(Objective):
     loss. Two more backward passes through the branches.
 
     Where sources differ: the paper splits linear fused heads to get unimodal
-    confidences; here, as in the published code, they are the unimodal heads' (probes
-    will do). The published code never trains its domain discriminator; here it is
-    trained, by the gradient-reversed domain loss. It also lets the class head's
-    gradient enter the norm that ``b`` is projected with, so that some conflict
-    remains; here projection concerns the encoder, as in the paper, and the unimodal
-    head's gradient is only scaled.
+    confidences; as in the published code, this class takes those of the unimodal heads
+    (probes will do). The published code never trains its domain discriminator; this
+    class does, by the gradient-reversed domain loss. The code also lets the class
+    head's gradient enter the norm that ``b`` is projected with, so that some conflict
+    remains; this class projects the encoder's gradient alone, as in the paper, and
+    only scales the unimodal head's.
 
     With one source domain the domain part is off: ``p = 1``, ``b = 0``.
 
@@ -220,20 +225,22 @@ class GradientModulation(Objective):
             RuntimeError: If no classification loss stands before it.
         """
         classification = torch.stack(self._terms(outputs)).sum()
-        here = {m: outputs.present[m].any() for m in self.modalities}
+        present = {m: outputs.present[m].any() for m in self.modalities}
         q = {
             m: truth_probability(
                 outputs.unimodal_logits[m], outputs.labels, outputs.present[m]
             )
             for m in self.modalities
         }
-        rho = confidence_ratios(q, here)
+        rho = confidence_ratios(q, present)
         sigma = {m: torch.ones_like(r) for m, r in rho.items()}
+        # With one source no domain is ahead: sigma stays 1.
         losses, domain = {}, None
         if self.discriminator is not None:
             domain, c, encoded = self._domains(outputs)
             sigma = confidence_ratios(c, encoded, invert=True)
             losses["loss_domain"] = domain
+        # Zero, with the gradient that turns a + b into what GMP wants.
         correction, logs = self._correction(outputs, classification, domain, rho, sigma)
         return losses | {"loss_gmp": correction - correction.detach()} | logs
 
@@ -264,8 +271,9 @@ class GradientModulation(Objective):
                 outputs.present[m],
                 outputs.rows.get(m),
             )
-            ce = functional.masked_cross_entropy(logits, outputs.domains, rows)
-            losses.append(ce + connected_zero(projected))
+            ce = masked_cross_entropy(logits, outputs.domains, rows)
+            # Connected even if no row was encoded.
+            losses.append(at_least_float32(ce) + connected_zero(projected))
             confidences[m] = truth_probability(logits, outputs.domains, rows)
             # One present row alone does not pass BatchNorm and has no confidence.
             encoded[m] = rows.any()
@@ -281,6 +289,7 @@ class GradientModulation(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The surrogate whose gradient GMP adds, and the log values."""
         parameters = [p for m in self.modalities for p in outputs.theta[m].values()]
+        # Both gradients of all modalities in one pass each, then read in that order.
         of_class = iter(outputs.gradient(classification, parameters))
         of_domain = iter(
             outputs.gradient(domain, parameters) if domain is not None else ()
@@ -300,13 +309,14 @@ class GradientModulation(Objective):
                 k, p = torch.ones_like(k), torch.ones_like(p)
             new_a, new_b = k * a, p * b
             if domain is not None and self.projection:
-                cut = len(a) - head
+                cut = len(a) - head  # the encoder's part of the flat gradient
                 (for_a,), (for_b,), conflict = resolve_conflict(
                     [new_a[:cut]], [new_b[:cut]], rho[m] >= sigma[m]
                 )
                 new_a = torch.cat([for_a, new_a[cut:]])
                 new_b = torch.cat([for_b, new_b[cut:]])
                 logs[f"conflict/{m}"] = conflict.to(a.dtype)
+            # What is missing to the gradient that backward finds anyway.
             change = (new_a - a) + (new_b - b)
             total.append(torch.dot(_flat(list(own.values())), change.detach()))
             logs |= {f"rho/{m}": rho[m], f"k/{m}": k}
@@ -314,7 +324,3 @@ class GradientModulation(Objective):
                 gamma = rho[m] / sigma[m].clamp(min=1e-6)
                 logs |= {f"sigma/{m}": sigma[m], f"p/{m}": p, f"gamma/{m}": gamma}
         return torch.stack(total).sum(), logs
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([x.flatten() for x in tensors])

@@ -1,9 +1,9 @@
-"""Classification losses of the fused and of the unimodal heads."""
+"""ERM: the cross-entropies that every method starts from."""
 
 from mmaction.registry import MODELS
 from torch import Tensor
 
-from .. import functional
+from ..functional import masked_cross_entropy
 from ..step import StepOutputs
 from .base import Objective
 
@@ -29,10 +29,11 @@ class ClassificationObjective(Objective):
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_fused`` and one loss per unimodal head."""
-        fused = functional.masked_cross_entropy(
+        fused = masked_cross_entropy(
             outputs.fused_logits, outputs.labels, outputs.valid
         )
         losses = {"loss_fused": self.weight * fused}
+        # The recognizer has taken them: the inner step follows the same losses.
         for modality, ce in outputs.unimodal_ce.items():
             if outputs.probe:
                 losses[f"loss_probe_{modality}"] = ce
