@@ -29,7 +29,7 @@ def step(method, seed=0):
                 own.lerp_(other, 0.3)
     model.bind_teacher(teacher)
     if model.inner_step is not None:
-        model.bind_inner_step(PlainInnerStep())
+        model.bind_optimizer(PlainInnerStep())
     return model, teacher
 
 
@@ -58,7 +58,7 @@ def method_worker(rank, port, folder):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for method in METHODS:
         model, _ = step(method)
-        model.bind_inner_step(None)
+        model.bind_optimizer(None)
         start = copy.deepcopy(model.state_dict())
         wrapped = MMDistributedDataParallel(
             model, device_ids=None, broadcast_buffers=False

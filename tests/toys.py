@@ -123,5 +123,5 @@ class PlainInnerStep:
             for (name, p), g in zip(params.items(), gradients, strict=True)
         }
 
-    def sync_confidences(self, sums, counts, here):
-        return sums, counts, here
+    def sync_confidences(self, sums, counts, present):
+        return sums, counts, present

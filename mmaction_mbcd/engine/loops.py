@@ -80,7 +80,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Runs one step with random numbers of its own.
 
-        The values to log are fetched from the device in one copy: the host's hook would
+        The values to log are fetched from the device in one copy: MMEngine's hook would
         wait for each of them.
         """
         seed = derive_seed(self.runner.seed, "step", self._iter, get_rank())
@@ -154,27 +154,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner: Runner = self.runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         problems = []
-        wrapper = runner.optim_wrapper
-        if getattr(model, "inner_step", None) is not None and not hasattr(
-            wrapper, "inner_update"
-        ):
-            problems.append(
-                "model.inner_step needs optim_wrapper.type MBCDOptimWrapper (or "
-                f"AmpMBCDOptimWrapper); got {type(wrapper).__name__}"
+        if hasattr(model, "training_problems"):
+            problems += model.training_problems(
+                self.dataloader.dataset, runner.optim_wrapper
             )
-        classes = (getattr(self.dataloader.dataset, "metainfo", None) or {}).get(
-            "classes"
-        )
-        num_classes = getattr(model, "num_classes", None)
-        if classes is not None and num_classes not in (None, len(classes)):
-            problems.append(
-                f"model.num_classes is {num_classes}, but the dataset has "
-                f"{len(classes)} classes ({', '.join(map(str, classes))})"
-            )
-        sources = getattr(self.dataloader.dataset, "sources", None)
-        if sources is not None:
-            problems += _domain_problems(model, list(sources))
-        problems += _teacher_and_data_problems(model, self.dataloader.dataset)
         if len(self.dataloader) == 0:
             problems.append(
                 f"train_dataloader yields no batch: {len(self.dataloader.dataset)} "
@@ -187,76 +170,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
 
 def _fetched(outputs: dict) -> dict:
-    """Losses and log values on the host; lists and other values stay as they are."""
+    """Losses and log values on the CPU; lists and other values stay as they are."""
     scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.dim() == 0}
     if not scalars:
         return outputs
     device = next((v.device for v in scalars.values() if v.is_cuda), None)
     values = torch.stack([v.detach().to(device).double() for v in scalars.values()])
     return outputs | dict(zip(scalars, values.cpu().unbind(), strict=True))
-
-
-def _domain_problems(model: nn.Module, sources: list[str]) -> list[str]:
-    """An objective that tells domains apart must know how many there are."""
-    needy = [
-        type(objective).__name__
-        for objective in getattr(model, "objectives", ())
-        if "num_domains" in getattr(objective, "filled_in", ())
-    ]
-    if not needy or model.num_domains == len(sources):
-        return []
-    return [
-        f"{', '.join(needy)} tells source domains apart: model.num_domains is "
-        f"{model.num_domains}, but the dataset trains on {len(sources)} ({sources}). "
-        "tools/train.py --sources sets both"
-    ]
-
-
-def _teacher_and_data_problems(model: nn.Module, dataset: object) -> list[str]:
-    problems = []
-    needy = [
-        type(objective).__name__
-        for objective in getattr(model, "objectives", ())
-        if getattr(objective, "needs_teacher", False)
-    ]
-    if needy and model._bound.teacher is None:
-        problems.append(
-            f"{', '.join(needy)} distills from a teacher, but none is bound: add "
-            "dict(type='TeacherEMAHook') to custom_hooks"
-        )
-    given, wanted = (
-        getattr(dataset, "modalities", None),
-        getattr(model, "modalities", None),
-    )
-    if given is not None and wanted is not None and set(wanted) - set(given):
-        problems.append(
-            f"the model reads {list(wanted)}, but the dataset yields {list(given)}: "
-            "set model.modalities and the dataloaders' dataset.modalities alike "
-            "(tools/train.py --modalities does both)"
-        )
-    optional = set(getattr(dataset, "optional_modalities", ())) & set(wanted or ())
-    may_lack = optional or getattr(dataset, "on_error", "raise") == "skip"
-    synced = [
-        name
-        for name, module in getattr(model, "objectives", nn.Module()).named_modules()
-        if isinstance(module, nn.SyncBatchNorm)
-    ]
-    if synced and may_lack:
-        problems.append(
-            f"objectives have SyncBatchNorm ({synced[0]}), and a process with fewer "
-            "than two valid samples of a modality would not take part in it, so all "
-            "would wait for ever: leave sync_bn out, or set the datasets' "
-            "optional_modalities=() and on_error='raise'"
-        )
-    synced = [
-        m
-        for m in sorted(optional)
-        if any(isinstance(x, nn.SyncBatchNorm) for x in model.encoders[m].modules())
-    ]
-    if synced:
-        problems.append(
-            f"the encoders of {synced} have SyncBatchNorm, and a process whose batch "
-            "lacks the modality would not take part in it, so all would wait for "
-            "ever: leave sync_bn out, or set the datasets' optional_modalities=()"
-        )
-    return problems

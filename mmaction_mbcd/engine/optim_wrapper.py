@@ -1,6 +1,6 @@
 """Optimizer wrappers that perform the inner step of eq. 5.
 
-The host's ``train_step`` enters ``optim_context``, runs one forward and calls
+MMEngine's ``train_step`` enters ``optim_context``, runs one forward and calls
 ``update_params`` once. The wrapper lends itself to the model for the length of that
 context; the model asks it for theta' in the middle of its forward. One backward
 follows, so DDP, gradient accumulation, clipping and resume work as for any model.
@@ -60,19 +60,19 @@ class InnerStepMixin:
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """The base wrapper's context, with the inner step lent to the model."""
         module = model.module if is_model_wrapper(model) else model
-        if not hasattr(module, "bind_inner_step"):
+        if not hasattr(module, "bind_optimizer"):
             raise TypeError(
                 f"{type(self).__name__} lends an inner step to the model, and "
-                f"{type(module).__name__} has no bind_inner_step to take it: use "
+                f"{type(module).__name__} has no bind_optimizer to take it: use "
                 "OptimWrapper, or MultiModalRecognizer"
             )
         self._check_model(module)
         with super().optim_context(model):
-            module.bind_inner_step(self)
+            module.bind_optimizer(self)
             try:
                 yield
             finally:
-                module.bind_inner_step(None)
+                module.bind_optimizer(None)
 
     def _inner_scale(self, loss: Tensor) -> Tensor | float:
         """What the inner loss is multiplied by against underflow."""
@@ -134,17 +134,17 @@ class InnerStepMixin:
         return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
     def sync_confidences(
-        self, sums: Tensor, counts: Tensor, here: list[bool]
+        self, sums: Tensor, counts: Tensor, present: list[bool]
     ) -> tuple[Tensor, Tensor, list[bool]]:
         """Sums confidences and sample counts over processes if ``sync_inner``.
 
         Args:
             sums: ``(M,)``, eq. 2 of each modality on this process.
             counts: ``(M,)``, its number of present samples.
-            here: Which modalities this process has at all.
+            present: Which modalities this process has at all.
         """
         if not self.sync_inner or dist.get_world_size() == 1:
-            return sums, counts, here
+            return sums, counts, present
         both = torch.stack([sums, counts.to(sums)])
         dist.all_reduce(both)
         return both[0], both[1], (both[1] > 0).tolist()
@@ -186,8 +186,8 @@ class AmpMBCDOptimWrapper(InnerStepMixin, AmpOptimWrapper):
         return self.cast_dtype in (None, torch.float16)
 
     def _check_model(self, model: nn.Module) -> None:
-        inner_step = getattr(model, "inner_step", None) or {}
-        if self._half and inner_step.get("bn_second_pass") == "shared":
+        inner_step = getattr(model, "inner_step", None)
+        if self._half and getattr(inner_step, "bn_second_pass", "") == "shared":
             raise ValueError(
                 "model.inner_step.bn_second_pass='shared' lets an overflow of float16 "
                 "into BatchNorm's statistics; set optim_wrapper.dtype='bfloat16', or "

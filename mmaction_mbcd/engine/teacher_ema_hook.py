@@ -1,4 +1,4 @@
-"""The life of the averaged teacher."""
+"""Builds, moves, evaluates and saves the averaged teacher."""
 
 import copy
 import logging
@@ -94,7 +94,7 @@ class TeacherEMAHook(EMAHook):
         self._resumed = False
         self._handle = None
 
-    # ------------------------------------------------------------------ its life
+    # --------------------------------------------------- building and averaging it
 
     def before_run(self, runner: Runner) -> None:
         """Builds the teacher and shares the stem with it."""
@@ -243,7 +243,7 @@ class TeacherEMAHook(EMAHook):
     def _before_evaluation(self) -> None:
         other = {"teacher": "student", "student": "teacher"}[self.evaluate]
         self.src_model.bind_teacher(
-            self.ema_model.module, companion=other if self._has_both else None
+            self.ema_model.module, beside=other if self._has_both else None
         )
         if self.evaluate == "teacher":
             self._swap_ema_parameters()

@@ -1,14 +1,56 @@
-"""What one forward pass hands to the objectives."""
+"""What a step is lent, and what one forward pass hands to the objectives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from .functional import gradients_of
+from .functional import gradients_of, masked_mean
+
+if TYPE_CHECKING:
+    from .assembly import RecognizerParts
+
+
+class StepOptimizer(Protocol):
+    """What an optimizer wrapper offers to the model in the middle of a step."""
+
+    def inner_update(
+        self, loss: Tensor, params: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Returns theta' = theta - alpha * gradient of ``loss`` (eq. 5)."""
+
+    def sync_confidences(
+        self, sums: Tensor, counts: Tensor, present: list[bool]
+    ) -> tuple[Tensor, Tensor, list[bool]]:
+        """Sums over processes if the wrapper synchronises; else what it was given."""
+
+    def gradient(self, loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients as constants, taken with the loss scale where there is one."""
+
+
+@dataclass
+class Lent:
+    """What others lend to the recognizer: never registered, copied or saved.
+
+    Attributes:
+        optimizer: The optimizer wrapper, for the length of one step.
+        teacher: The averaged model, by the EMA hook; it appears in no parameter list,
+            state dict or DDP bucket of the student.
+        teacher_started: False in the iterations in which the teacher copies the
+            student.
+        beside: In evaluation, the name under which the lent model's predictions are
+            reported beside the own ones; None reports none. MMEngine's EMA hook swaps
+            weights for evaluation, so the lent model then holds the student.
+    """
+
+    optimizer: StepOptimizer | None = None
+    teacher: RecognizerParts | None = None
+    teacher_started: bool = True
+    beside: str | None = None
 
 
 def plain_gradient(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -40,7 +82,7 @@ class StepOutputs:
         domains: ``(N,)`` index of each sample's domain among the sources, -1 for a
             target.
         present: ``{modality: (N,) bool}``, which samples have the modality.
-        rows: ``{modality: indices}`` of the present samples, as the host knows them:
+        rows: ``{modality: indices}`` of the present samples, known on the CPU:
             using them does not wait for the device. Empty: derive them.
         valid: ``(N,) bool``, which samples have any modality at all; None if all
             have. The others could not be read and take part in nothing.
@@ -87,3 +129,18 @@ class StepOutputs:
     gradient: Callable[[Tensor, Sequence[Tensor]], list[Tensor]] = plain_gradient
     losses: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def accuracies(self) -> dict[str, Tensor]:
+        """``{'acc/<head>': share}`` for the log, each over the present samples."""
+        if self.labels is None:
+            return {}
+        heads = {"fused": (self.fused_logits, self.valid)} | {
+            m: (logits, self.present[m]) for m, logits in self.unimodal_logits.items()
+        }
+        return {
+            f"acc/{name}": masked_mean(
+                (logits.argmax(1) == self.labels).float(), present
+            )
+            for name, (logits, present) in heads.items()
+        }

@@ -311,7 +311,7 @@ def toy_of(name, modalities=NAMES[:3], extra=(), domains=DOMAINS):
                 p.mul_(1.1)
         toy.bind_teacher(teacher)
     if toy.inner_step is not None:
-        toy.bind_inner_step(PlainInnerStep())
+        toy.bind_optimizer(PlainInnerStep())
     return toy
 
 

@@ -30,7 +30,7 @@ def data(**kwargs):
 def test_train_step_applies_the_gradient_of_the_reference(order):
     model = build_toy(inner_step=dict(), objectives=OBJECTIVES)
     reference = copy.deepcopy(model)
-    reference.bind_inner_step(PlainInnerStep(0.3, order))
+    reference.bind_optimizer(PlainInnerStep(0.3, order))
     total(reference.loss(*toy_batch())).backward()
     expected = {
         n: p - 0.1 * p.grad for n, p in reference.named_parameters() if p.requires_grad
@@ -45,11 +45,11 @@ def test_the_wrapper_is_lent_for_the_step_only_even_if_it_fails():
     model = build_toy(inner_step=dict(), objectives=OBJECTIVES)
     optim = wrapper(model)
     with optim.optim_context(model):
-        assert model._bound.inner_step is optim
-    assert model._bound.inner_step is None
+        assert model._lent.optimizer is optim
+    assert model._lent.optimizer is None
     with pytest.raises(RuntimeError), optim.optim_context(model):
         raise RuntimeError
-    assert model._bound.inner_step is None
+    assert model._lent.optimizer is None
 
 
 @pytest.mark.parametrize("cls", [MBCDOptimWrapper, OptimWrapper])
@@ -71,7 +71,7 @@ def test_accumulation_takes_the_right_number_of_steps(cls):
     optimizer = wrapper(reference).optimizer
     for group in ((0, 1, 2, 3), (4, 5, 6, 7), (8, 9)):
         for seed in group:
-            reference.bind_inner_step(PlainInnerStep(0.3))
+            reference.bind_optimizer(PlainInnerStep(0.3))
             loss = total(reference.loss(*toy_batch(seed=seed)))
             (loss / len(group)).backward()
         optimizer.step()
@@ -196,7 +196,7 @@ def test_a_float16_step_agrees_with_float32_and_survives_an_overflow(pretend_gpu
         optim = cls(optimizer=sgd, inner_lr=0.1)
         if scale is not None:
             optim.loss_scaler = FakeScaler(scale)
-        model.bind_inner_step(optim)
+        model.bind_optimizer(optim)
         torch.manual_seed(4)
         with torch.autocast("cpu", torch.float16, enabled=scale is not None):
             losses = model.loss(*batch)
@@ -228,7 +228,7 @@ def test_wrong_values_and_foreign_models_are_refused():
 
     optim = MBCDOptimWrapper(optimizer=torch.optim.SGD([p], 0.1))
     with (
-        pytest.raises(TypeError, match="Other has no bind_inner_step"),
+        pytest.raises(TypeError, match="Other has no bind_optimizer"),
         optim.optim_context(Other()),
     ):
         pass
@@ -248,7 +248,7 @@ def test_clipping_sees_the_whole_gradient():
     model.train_step(data(), optim)
     moved = sum((p - before[n]).pow(2).sum() for n, p in model.named_parameters())
     assert moved.sqrt().item() == pytest.approx(1e-3, rel=1e-3)
-    reference.bind_inner_step(PlainInnerStep(0.3))
+    reference.bind_optimizer(PlainInnerStep(0.3))
     total(reference.loss(*toy_batch())).backward()
     own = {
         n: before[n] - p.detach()

@@ -15,10 +15,10 @@ MODALITIES = ("video", "audio", "flow", "depth")
 
 
 def run_step(model, batch, alpha, order):
-    model.bind_inner_step(PlainInnerStep(alpha, order))
+    model.bind_optimizer(PlainInnerStep(alpha, order))
     losses = model.loss(*batch)
     total(losses).backward()
-    model.bind_inner_step(None)
+    model.bind_optimizer(None)
     return losses
 
 
@@ -131,7 +131,7 @@ def test_expansion_of_equation_six_holds_to_first_order():
     alignment = sum((g * v).sum() for g, v in zip(inner, outer, strict=True))
     remainders = []
     for alpha in (0.1, 0.05, 0.025, 0.0125):
-        model.bind_inner_step(PlainInnerStep(alpha))
+        model.bind_optimizer(PlainInnerStep(alpha))
         at_adapted = model.loss(inputs, samples)["loss_fused"]
         remainders.append((at_adapted - (fused - alpha * alignment)).abs().item())
     rates = [a / b for a, b in zip(remainders, remainders[1:], strict=False)]
@@ -201,7 +201,7 @@ def test_activation_checkpointing_on_adapted_branches_is_refused():
     model = build_toy(inner_step=dict())
     model.encoders["audio"].backbone.layer2.with_cp = True
     with pytest.raises(ValueError, match=r"encoders\.audio\.backbone\.layer2"):
-        model.bind_inner_step(PlainInnerStep())
+        model.bind_optimizer(PlainInnerStep())
 
 
 def test_without_a_wrapper_the_error_names_it():

@@ -32,7 +32,7 @@ def full_model(modalities=("video", "audio"), **kwargs):
     for m, encoder in model.encoders.items():  # as TeacherEMAHook shares the stem
         teacher.encoders[m].backbone.conv1 = encoder.backbone.conv1
     model.bind_teacher(teacher)
-    model.bind_inner_step(PlainInnerStep())
+    model.bind_optimizer(PlainInnerStep())
     return model
 
 
@@ -46,7 +46,7 @@ def test_the_stem_runs_once_per_step():
         encoder.backbone.layer2.register_forward_hook(
             lambda *_, m=m: branch.__setitem__(m, branch.get(m, 0) + 1)
         )
-    model._bound.teacher.encoders["video"].backbone.layer2.register_forward_hook(
+    model._lent.teacher.encoders["video"].backbone.layer2.register_forward_hook(
         lambda *_: teacher.append(1)
     )
     model.loss(*toy_batch())
@@ -87,7 +87,7 @@ def test_equation_nine_is_the_sum_of_its_terms():
             p -= 0.1 * g
         _, fused = logits_of(moved)
         uni, _ = logits_of(model)
-        _, target = logits_of(model._bound.teacher)
+        _, target = logits_of(model._lent.teacher)
     p = target.softmax(1)
     kl = [
         (p * (p.log() - x.log_softmax(1))).sum(1).mean() for x in [fused, *uni.values()]
@@ -291,15 +291,15 @@ def test_probes_watch_without_touching_the_encoders():
 def test_copies_and_pickles_carry_nothing_that_was_lent():
     model = full_model()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other._bound.teacher is None and other._bound.inner_step is None
-    assert model._bound.teacher is not None
+        assert other._lent.teacher is None and other._lent.optimizer is None
+    assert model._lent.teacher is not None
     assert not any("teacher" in n for n, _ in model.named_modules())
 
 
-def test_the_companion_is_reported_under_its_name():
+def test_the_other_model_is_reported_under_its_name():
     model = full_model().eval()
-    teacher = model._bound.teacher
-    model.bind_teacher(teacher, companion="student")
+    teacher = model._lent.teacher
+    model.bind_teacher(teacher, beside="student")
     inputs, samples = toy_batch()
     out = model(inputs, samples, mode="predict")
     expected = teacher(inputs, samples).softmax(1)

@@ -185,7 +185,7 @@ def test_the_teacher_s_projections_are_the_averaged_ones():
     flattening.register_forward_pre_hook(lambda _, args: found.update(outputs=args[0]))
     toy_step(toy)
     outputs = found["outputs"]
-    averaged = toy._bound.teacher.objectives[1]
+    averaged = toy._lent.teacher.objectives[1]
     expected = averaged.embed(outputs.teacher)
     for m, r in outputs.teacher.embeddings["flattening"].items():
         assert torch.allclose(r, expected[m]) and not r.requires_grad

@@ -321,7 +321,7 @@ def test_the_loss_scale_changes_nothing():
     plain, scaled = gmp(), gmp()
     inputs, samples = toy_batch(seed=1)
     total(plain.loss(inputs, samples)).backward()
-    scaled.bind_inner_step(Scaled(torch.optim.SGD(scaled.parameters(), 0.1)))
+    scaled.bind_optimizer(Scaled(torch.optim.SGD(scaled.parameters(), 0.1)))
     total(scaled.loss(inputs, samples)).backward()
     ours, expected = gradients(scaled), gradients(plain)
     assert all(torch.equal(ours[n], expected[n]) for n in expected)
