@@ -83,10 +83,10 @@ def load(leaf, trees):
     """A config for its small tree, at 64 pixels and with random weights."""
     cfg = Config.fromfile(ROOT / leaf)
     small = family(leaf) == "synth_action"
-    cli._set_datasets(cfg, data_root=str(trees[family(leaf)]))
+    cli.set_datasets(cfg, data_root=str(trees[family(leaf)]))
     if family(leaf) == "own_videos":
         cli.set_domains(cfg, target=["studio"])
-        cli.follow_dataset(cfg)
+        cli.infer_class_counts(cfg)
     for split in cli.SPLITS:
         loader = cfg[f"{split}_dataloader"]
         loader.update(

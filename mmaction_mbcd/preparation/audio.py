@@ -10,7 +10,7 @@ import av
 import numpy as np
 import soundfile
 
-from ..cli import UsageError
+from ..errors import UsageError
 from .jobs import Extraction, MediaError, NothingToWrite, read_packets
 
 _GAP = Fraction(1, 20)  # s; containers round time stamps to a millisecond or so

@@ -34,7 +34,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import progress
-from ..cli import UsageError
+from ..errors import UsageError
 from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import progress
-from ..cli import UsageError
+from ..errors import UsageError
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Names that end so, in either case, are videos."""

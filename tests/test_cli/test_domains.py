@@ -17,7 +17,7 @@ def resolve(tool, config, *options):
 @pytest.fixture
 def synth(repo, tiny_data, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(cli, "require_file", lambda *_: None)
+    monkeypatch.setattr(cli.options, "require_file", lambda *_: None)
     config = repo / "configs" / "mbcd" / "synth_action" / "mbcd.py"
     return config, ["--data-root", str(tiny_data)]
 
@@ -82,12 +82,12 @@ def test_refusals(synth, options, message):
 def test_counts_that_the_config_leaves_open(synth):
     config, root = synth
     cfg = Config.fromfile(config)
-    cli._set_datasets(cfg, data_root=root[1])
+    cli.set_datasets(cfg, data_root=root[1])
     cfg.model.num_classes = cfg.model.num_domains = None
-    cli.follow_dataset(cfg)
+    cli.infer_class_counts(cfg)
     assert (cfg.model.num_classes, cfg.model.num_domains) == (6, 2)
     cfg.model.num_classes = 5  # what the config says stays
-    cli.follow_dataset(cfg)
+    cli.infer_class_counts(cfg)
     assert cfg.model.num_classes == 5
 
 

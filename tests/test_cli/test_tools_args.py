@@ -45,12 +45,12 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(cli, "get_device", lambda: "cuda")
+    monkeypatch.setattr(cli.run, "get_device", lambda: "cuda")
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(cli, "get_device", lambda: "cpu")
+    monkeypatch.setattr(cli.run, "get_device", lambda: "cpu")
 
 
 def train_config(path, *options):
@@ -249,7 +249,7 @@ def test_wrong_modalities_are_refused(config, given, message):
 def test_cpu_launch_starts_gloo_and_wraps_without_devices(config, no_gpu, monkeypatch):
     started = []
     monkeypatch.setattr(
-        cli.compat, "start_cpu_process_group", lambda: started.append(1)
+        cli.run.compat, "start_cpu_process_group", lambda: started.append(1)
     )
     cfg = train_config(config, "--launcher", "pytorch")
     assert started == [1]
@@ -269,7 +269,7 @@ def test_cpu_launch_starts_gloo_and_wraps_without_devices(config, no_gpu, monkey
 
 
 def test_launch_with_a_gpu_is_mmengines(config, gpu, monkeypatch):
-    monkeypatch.setattr(cli.compat, "start_cpu_process_group", None)
+    monkeypatch.setattr(cli.run.compat, "start_cpu_process_group", None)
     assert "model_wrapper_cfg" not in train_config(config, "--launcher", "pytorch")
 
 
