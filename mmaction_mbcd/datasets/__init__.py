@@ -2,9 +2,10 @@
 
 from . import transforms
 from .collate import collate_views
+from .config_checks import SAMPLINGS
 from .epic_kitchens import EPICKitchensDataset
 from .hac import HACDataset
-from .multimodal_dataset import SAMPLINGS, MultiModalDataset
+from .multimodal_dataset import MultiModalDataset
 from .sampler import ResumableSampler, SampleIndex
 from .seeding import derive_seed, seeded
 from .synth_action import SynthActionDataset

@@ -12,14 +12,11 @@ from mmaction.structures import ActionDataSample
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from .config_checks import check_order, refuse_wrong_config
 from .sampler import SampleIndex
 from .seeding import seeded
 from .transforms import MissingModalityError, UnreadableMediaError
 
-USES = ("train", "val", "test", "in_domain")
-POLICIES = ("raise", "skip")
-OVERLAPS = ("keep", "drop")
-SAMPLINGS = ("repaired", "published")
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
 
 # The row keys that every modality's pipeline does not get as they are.
@@ -56,7 +53,7 @@ class MultiModalDataset(BaseDataset):
     The tensor of an absent modality is zero with one element per channel;
     ``stack_batch`` pads it to its batch.
 
-    A pipeline gets a dict as the host's transforms expect it: ``filename`` (a path,
+    A pipeline gets a dict as MMAction2's transforms expect it: ``filename`` (a path,
     or a tuple of paths), ``label``, ``start_index``, ``modality`` (``'RGB'``,
     ``'Flow'`` or ``'Audio'``), and further ``modality_key`` (our name of it),
     ``sample_id``, ``domain``, ``sampling``, and ``others``, the results of the
@@ -116,14 +113,14 @@ class MultiModalDataset(BaseDataset):
         "flow": "Flow",
         "audio": "Audio",
     }
-    """The host's kind of each modality. A subclass may add names of its own."""
+    """MMAction2's kind of each modality. A subclass may add names of its own."""
 
     PLACEHOLDERS: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {
         "RGB": ((3, 1, 1, 1), torch.uint8),
         "Flow": ((2, 1, 1, 1), torch.uint8),
         "Audio": ((1, 1, 1), torch.float32),
     }
-    """Shape and type of an absent modality, by the host's kind."""
+    """Shape and type of an absent modality, by MMAction2's kind."""
 
     def __init__(
         self,
@@ -162,30 +159,15 @@ class MultiModalDataset(BaseDataset):
         self.sampling = sampling
         self._warned: set[int] = set()
 
-        problems = self._problems(pipelines, domains)
-        if sources is None and not self.targets:
-            problems.append(
-                "neither `target` nor `sources` is given: name the unseen domain, or "
-                f"the training domains, among {list(domains)}"
-            )
-        if views not in (1, 2):
-            problems.append(f"views must be 1 or 2, got {views!r}")
-        elif views == 2 and use != "train":
-            problems.append(f"views=2 belongs to use='train', got use={use!r}")
-        if test_mode is not None and test_mode != (use != "train"):
-            problems.append(
-                f"test_mode={test_mode} contradicts use={use!r}; leave it out"
-            )
-        if problems:
-            raise ValueError(
-                f"{type(self).__name__} cannot be built:\n  " + "\n  ".join(problems)
-            )
-
+        refuse_wrong_config(
+            self, pipelines, domains, named=sources is not None or bool(self.targets),
+            test_mode=test_mode,
+        )  # fmt: skip
         self.pipelines = {
             m: [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in _flat(own)]
             for m, own in ((m, pipelines[m]) for m in self.modalities)
         }
-        self._check_order()
+        check_order(self.pipelines)
         kwargs = {"data_prefix": {}, **kwargs}
         super().__init__(
             metainfo=metainfo, data_root=data_root, test_mode=use != "train", **kwargs
@@ -199,83 +181,6 @@ class MultiModalDataset(BaseDataset):
             data_root: The folder. Datasets whose ``METAINFO`` is fixed do not look.
         """
         return dict(cls.METAINFO)
-
-    def _problems(
-        self, pipelines: Mapping[str, Sequence], domains: tuple[str, ...]
-    ) -> list[str]:
-        """What is wrong with the configuration, one sentence each."""
-        problems = []
-        choices = {
-            "use": USES,
-            "eval_split": tuple(SPLITS),
-            "on_error": POLICIES,
-            "overlap": OVERLAPS,
-            "sampling": SAMPLINGS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                problems.append(
-                    f"{name} must be one of {list(allowed)}, got "
-                    f"{getattr(self, name)!r}"
-                )
-        if not self.modalities:
-            problems.append(f"no modality in use; pipelines has {list(pipelines)}")
-        named = (*self.modalities, *self.optional_modalities)
-        for name in dict.fromkeys((*pipelines, *named)):
-            if name not in self.MODALITY_TYPES:
-                problems.append(
-                    f"unknown modality {name!r}; known are {list(self.MODALITY_TYPES)}"
-                )
-            elif name in self.modalities and name not in pipelines:
-                problems.append(
-                    f"modality {name!r} has no pipeline; pipelines has "
-                    f"{list(pipelines)}"
-                )
-        for kind in ("sources", "targets"):
-            for domain in getattr(self, kind):
-                if domain not in domains:
-                    problems.append(
-                        f"unknown domain {domain!r} in {kind}; known are "
-                        f"{list(domains)}"
-                    )
-        for kind in ("modalities", "sources", "targets"):
-            for name, count in Counter(getattr(self, kind)).items():
-                if count > 1:
-                    problems.append(f"{name!r} stands {count} times in {kind}")
-        for domain in self.targets:
-            if domain in self.sources:
-                problems.append(
-                    f"target {domain!r} is among the sources {list(self.sources)}; the "
-                    "target must be unseen"
-                )
-        if not self.sources and self.use != "test":
-            problems.append(f"use={self.use!r} needs at least one source")
-        if not self.targets and (self.use == "test" or self.watch_target):
-            problems.append(
-                "use='test' and watch_target need a target; choose among "
-                f"{list(domains)}"
-            )
-        if self.watch_target and self.use != "val":
-            problems.append(
-                f"watch_target belongs to use='val', got use={self.use!r}; the target "
-                "is never trained on"
-            )
-        return problems
-
-    def _check_order(self) -> None:
-        """A transform that reads another modality must come after it."""
-        for place, modality in enumerate(self.modalities):
-            later = self.modalities[place + 1 :]
-            for transform in self.pipelines[modality]:
-                reads = getattr(transform, "reads_from", ())
-                if reads and not set(reads) & set(self.modalities[:place]):
-                    for other in (m for m in later if m in reads):
-                        raise ValueError(
-                            f"{type(transform).__name__} of {modality!r} reads "
-                            f"{other!r}, which is loaded after it: put {other!r} "
-                            f"before {modality!r} in modalities "
-                            f"{list(self.modalities)}"
-                        )
 
     def rows(self, domain: str, split: str) -> list[dict]:
         """The rows of one split of one domain.

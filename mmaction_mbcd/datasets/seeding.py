@@ -47,7 +47,7 @@ def derive_seed(*entropy: Entropy) -> int:
 def seeded(*entropy: Entropy) -> Iterator[None]:
     """Seeds Python's, NumPy's and torch's CPU generator, and restores them.
 
-    The global generators are used because the host's transforms draw from them.
+    The global generators are used because MMAction2's transforms draw from them.
     CUDA generators are left alone: nothing in a data pipeline draws there.
 
     Args:

@@ -1,4 +1,4 @@
-"""Accuracy per role, domain and modality, of the model and of its companion."""
+"""Accuracy per role, domain and modality, of the model and of one reported beside it."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ class DomainAccuracy(BaseMetric):
     It reads of every data sample: ``gt_label``, ``sample_id``, ``domain``, ``role``,
     ``present`` ``{modality: bool}``, ``pred_score`` ``(C,)`` of the fused prediction,
     ``skipped`` (true for a sample that could not be read), and optionally
-    ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a companion model
-    (``'student'``: its fused prediction) or both (``'student/video'``). Accuracies are
+    ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a model
+    that is reported beside (``'student'``: its fused prediction) or both (``'student/video'``). Accuracies are
     fractions:
 
     ======================== ====================================================
@@ -30,13 +30,13 @@ class DomainAccuracy(BaseMetric):
                              are several
     ``ROLE/MODALITY/top1``   of one modality, over the samples that have it
     ``ROLE/MODALITY/N``      their number, if it is not ``ROLE/N``
-    ``student/...``          the same of the companion
+    ``student/...``          the same of the model beside
     ======================== ====================================================
 
     Only ``source/top1`` may select a model.
 
     Args:
-        companions: Names of companion models.
+        beside: Names of models that may be reported beside the evaluated one.
         collect_device: Of :class:`mmengine.evaluator.BaseMetric`.
         prefix: Put before every key.
     """
@@ -45,12 +45,12 @@ class DomainAccuracy(BaseMetric):
 
     def __init__(
         self,
-        companions: Sequence[str] = ("student", "teacher"),
+        beside: Sequence[str] = ("student", "teacher"),
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.companions = tuple(companions)
+        self.beside = tuple(beside)
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
         """Keeps label, domain and predicted classes of each sample.
@@ -91,11 +91,11 @@ class DomainAccuracy(BaseMetric):
         model, _, modality = name.partition("/")
         if model in present and not modality:
             return "", model
-        if model in self.companions and (not modality or modality in present):
+        if model in self.beside and (not modality or modality in present):
             return model, modality
         raise ValueError(
             f"unknown score {name!r}: expected a modality of {list(present)}, a "
-            f"companion of {list(self.companions)}, or 'companion/modality'"
+            f"model of {list(self.beside)}, or 'model/modality'"
         )
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:

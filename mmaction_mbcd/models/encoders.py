@@ -1,4 +1,4 @@
-"""One modality's encoder: a host backbone cut into a frozen stem and a branch."""
+"""One modality's encoder: a backbone of MMAction2 cut into a frozen stem and a branch."""
 
 import torch
 from mmaction.registry import MODELS
@@ -18,7 +18,7 @@ class ModalityEncoder(BaseModule):
     ``stem(x)`` runs the frozen stages without gradient; calling the encoder runs
     the trainable branch on the stem's output and pools. Only the branch is run
     again at updated parameters (``torch.func.functional_call``), so the two are
-    separate calls. For the same weights, branch after stem equals the host's own
+    separate calls. For the same weights, branch after stem equals its own
     forward.
 
     Args:
@@ -83,7 +83,7 @@ class ModalityEncoder(BaseModule):
         return [f"backbone.{name}" for stage in frozen for name in stage.modules]
 
     def init_weights(self) -> None:
-        """Initialises as the host does, then loads ``pretrained``."""
+        """Initialises as MMAction2 does, then loads ``pretrained``."""
         super().init_weights()
         if self.pretrained is not None:
             load_backbone(self.backbone, **self.pretrained)

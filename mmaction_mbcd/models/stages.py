@@ -1,8 +1,8 @@
-"""Host backbones as a chain of stages, so that they can be cut in two.
+"""MMAction2's backbones as a chain of stages, so that they can be cut in two.
 
 A backbone is used as it is; this module only knows in which order its parts run.
 Cutting after stage ``k`` gives a stem (stages ``0..k``) and a branch (the rest),
-whose composition equals the host's own ``forward``.
+whose composition equals their own ``forward``.
 
 Another family is added by registering a function::
 

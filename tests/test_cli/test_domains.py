@@ -17,7 +17,7 @@ def resolve(tool, config, *options):
 @pytest.fixture
 def synth(repo, tiny_data, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(cli.options, "require_file", lambda *_: None)
+    monkeypatch.setattr(cli, "require_file", lambda *_: None)
     config = repo / "configs" / "mbcd" / "synth_action" / "mbcd.py"
     return config, ["--data-root", str(tiny_data)]
 

@@ -88,7 +88,7 @@ def test_without_the_option_nothing_is_chosen_by_target(repo):
 
 def test_the_tested_model_has_them_too(repo, monkeypatch):
     """The translator of EPIC's D1 is half as wide: its checkpoint needs the option."""
-    monkeypatch.setattr(cli.options, "require_file", lambda *_: None)
+    monkeypatch.setattr(cli, "require_file", lambda *_: None)
     options = ["--target", "D1", "--per-target-values"]
     cfg = resolve(repo, "epic_kitchens/simmmdg.py", *options, tool=test)
     assert objective(cfg, "TranslationLoss").hidden_channels == 1024

@@ -237,14 +237,14 @@ def trained(setting, repo, *domains):
 # --- what is measured
 
 
-def keys_of(role, domains=(), companion=False, silent=False):
+def keys_of(role, domains=(), beside=False, silent=False):
     """The metrics by hand: ``role``'s, its domains', its modalities', the student's."""
     keys = {f"{role}/{k}" for k in ("N", "top1", "mean_class")}
     keys |= {f"{role}/{d}/{k}" for d in domains for k in ("N", "top1")}
     keys |= {f"{role}/{m}/top1" for m in MODALITIES}
     if silent:
         keys.add(f"{role}/audio/N")
-    return keys | ({f"student/{k}" for k in keys} if companion else set())
+    return keys | ({f"student/{k}" for k in keys} if beside else set())
 
 
 def check(setting, result, role, counts, silent=0):

@@ -640,7 +640,7 @@ def test_a_list_within_a_pipeline_is_spliced(shared_root):
         (dict(watch_target=True), "watch_target belongs to use='val', got use='train'"),
         (dict(on_error="pass"), r"on_error must be one of \['raise', 'skip'\]"),
         (dict(overlap=True), r"overlap must be one of \['keep', 'drop'\], got True"),
-        (dict(views=3), "views must be 1 or 2, got 3"),
+        (dict(views=3), "views must be one of \\[1, 2\\], got 3"),
         (dict(views=2, use="val"), "views=2 belongs to use='train'"),
         (dict(test_mode=True), "test_mode=True contradicts use='train'"),
     ],

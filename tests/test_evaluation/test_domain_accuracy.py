@@ -109,7 +109,7 @@ def test_absent_scores_may_be_anything():
     assert not [key for key in metrics if "audio" in key]
 
 
-def test_companion():
+def test_the_model_beside():
     scores = {"student": 1, "student/video": 0, "video": 1}
     metrics = evaluate([sample(0, 0, **scores), sample(1, 1, **scores)])
     assert metrics["source/top1"] == 1.0
