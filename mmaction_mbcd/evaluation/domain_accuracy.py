@@ -1,4 +1,4 @@
-"""Accuracy per role, domain and modality, of the model and of one reported beside it."""
+"""Accuracy per role, domain and modality, also of a model reported beside."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ class DomainAccuracy(BaseMetric):
     It reads of every data sample: ``gt_label``, ``sample_id``, ``domain``, ``role``,
     ``present`` ``{modality: bool}``, ``pred_score`` ``(C,)`` of the fused prediction,
     ``skipped`` (true for a sample that could not be read), and optionally
-    ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a model
-    that is reported beside (``'student'``: its fused prediction) or both (``'student/video'``). Accuracies are
-    fractions:
+    ``pred_scores`` ``{name: (C,)}``, where a name is a modality, a model that is
+    reported beside (``'student'``: its fused prediction) or both
+    (``'student/video'``). Accuracies are fractions:
 
     ======================== ====================================================
     ``ROLE/top1``            of the fused prediction; ``ROLE`` is source or target

@@ -1,4 +1,4 @@
-"""One modality's encoder: a backbone of MMAction2 cut into a frozen stem and a branch."""
+"""One modality's encoder: a backbone, cut into a frozen stem and a branch."""
 
 import torch
 from mmaction.registry import MODELS
