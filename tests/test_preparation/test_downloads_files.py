@@ -143,7 +143,7 @@ def test_second_url(server, tmp_path):
     "script, text, asked",
     [
         (["H:status 403"], "/a: 403", 1),
-        (["status 403"], "/a: 403", 2),
+        (["status 401"], "/a: 401 Unauthorized. Its terms may have", 2),
         (["H:status 500"] * 9, "500 Internal Server Error", 4),
         (["status 500"] * 9, "500 Internal Server Error", 1 + lib.TRIES),
         (["H:redirect /a"] * 99, "redirect", None),
@@ -272,7 +272,7 @@ def test_failures_are_named_and_the_others_fetched(server, tmp_path, capsys):
         "e: there (as it was)",
     }
     assert sorted(err.splitlines()) == [
-        f"failed: b: {server.url}/b: 400",
+        f"failed: b: {server.url}/b: 400 Bad Request",
         "failed: c: KeyError: 'oops'",
     ]
     assert run(tmp_path, [files[0], files[3]], QUIET) == 0

@@ -27,6 +27,8 @@ _DAMAGE = (
     zlib.error,
     EOFError,
     NotImplementedError,
+    KeyError,  # a link in a tar to nothing
+    RecursionError,  # or to itself
 )
 
 Member = tuple[str, int, Callable[[], IO[bytes]]]
@@ -56,22 +58,13 @@ def safe_name(name: str) -> str:
 
 
 def _tar_members(path: Path, folder: Path) -> Iterator[Member]:
-    def content(member: tarfile.TarInfo) -> IO[bytes]:
-        try:
-            file = tar.extractfile(member)
-        except (KeyError, RecursionError):
-            file = None
-        if file is None:
-            raise DownloadError(f"the link {member.name!r} has no target: refused")
-        return file
-
     with tarfile.open(path) as tar:
         for member in tar:
             # Refuses devices, and links that lead out. What is written are contents
             # only: a link becomes a copy of its file.
             tarfile.data_filter(member, str(folder))
             if not member.isdir():
-                yield member.name, member.size, partial(content, member)
+                yield member.name, member.size, partial(tar.extractfile, member)
 
 
 def _zip_members(path: Path, folder: Path) -> Iterator[Member]:

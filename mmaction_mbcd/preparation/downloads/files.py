@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import constants
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import http_backoff
 from rich.filesize import decimal
 
 TRIES = 5
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 20  # what an interruption loses, at most
 _HEADERS = {"User-Agent": "mmaction_mbcd", "Accept-Encoding": "identity"}
 
 
@@ -96,16 +98,13 @@ def locate(file: File) -> tuple[str, int | None, str]:
     missing = []
     for url in file.urls:
         answer = http_backoff("HEAD", url, headers=_HEADERS, timeout=30, max_retries=3)
-        said, headers = (
-            f"{url}: {answer.status_code} {answer.reason_phrase}",
-            answer.headers,
-        )
+        headers = answer.headers
         if answer.status_code in (404, 410):
-            missing.append(said)
+            missing.append(_refusal(url, answer))
         elif answer.status_code in (405, 501):  # it knows no HEAD
             return url, None, ""
         elif answer.is_error:
-            raise DownloadError(said)
+            raise DownloadError(_refusal(url, answer))
         elif headers.get("Content-Type", "").startswith("text/html"):
             raise DownloadError(f"{url} is a web page, not the file")
         else:
@@ -113,6 +112,13 @@ def locate(file: File) -> tuple[str, int | None, str]:
             version = headers.get("ETag") or headers.get("Last-Modified") or ""
             return url, None if size < 0 else size, version
     raise DownloadError("; ".join(missing))
+
+
+def _refusal(url: str, answer: Any) -> str:
+    text = f"{url}: {answer.status_code} {answer.reason_phrase}"
+    if answer.status_code in (401, 403):
+        text += ". Its terms may have to be accepted on its web page first"
+    return text
 
 
 def digest(path: Path) -> str:
@@ -144,7 +150,8 @@ def fetch(file: File) -> bool:
         bool: False if it was there.
 
     Raises:
-        DownloadError, OSError, HfHubHTTPError: If it cannot be had or written.
+        DownloadError: If it cannot be had, or is another file than published.
+        Exception: Errors of the client and of the disk.
     """
     if file.path.is_file() and not _fault(file, file.path):
         return False
@@ -166,7 +173,7 @@ def fetch(file: File) -> bool:
 def _receive(file: File, url: str, part: Path, size: int | None) -> None:
     """Brings the part to its full length."""
     bearer = {"Authorization": f"Bearer {file.token}"} if file.token else {}
-    for wait in (*(2**i for i in range(TRIES - 1)), None):
+    for wait in (*(2**i for i in range(TRIES - 1)), 0):
         have, free = size_of(part), shutil.disk_usage(part.parent).free
         if size and size - have > free:
             need = decimal(size - have)
@@ -185,12 +192,12 @@ def _receive(file: File, url: str, part: Path, size: int | None) -> None:
                 os.fsync(target.fileno())
             return
         except Exception as error:
-            refused = isinstance(error, HfHubHTTPError) and error.response.status_code
-            if refused == 416 or size_of(part) > (size or 0):  # it is of another file
-                part.unlink()
-            elif refused and refused < 500:
-                raise DownloadError(f"{url}: {refused}") from None
-            full = isinstance(error, OSError) and error.errno
-            if wait is None or full:
+            answer = getattr(error, "response", None)  # of HfHubHTTPError
+            code = 0 if answer is None else answer.status_code
+            if code == 416 or not 0 < size_of(part) <= (size or 0):
+                part.unlink()  # it is not of this file
+            if 400 <= code < 500 and code != 416:
+                raise DownloadError(_refusal(url, answer)) from None
+            if not wait or getattr(error, "errno", None):  # an errno is the disk's
                 raise
             time.sleep(wait)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from urllib.parse import quote
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -125,24 +124,13 @@ def hac_files(root: Path, listed: Sequence[File]) -> list[File]:
     return files
 
 
-class HacCount(NamedTuple):
-    """What is there of a domain.
-
-    Attributes:
-        rows: Lines of the train and of the test split file.
-        clips: Different clips that they name.
-        found: Clips that have ``video``, ``flow`` (both files) and ``audio``.
-        missing: Files that do not exist; sound is not among them.
-    """
-
-    rows: tuple[int, ...]
-    clips: int
-    found: dict[str, int]
-    missing: list[str]
-
-
-def count_hac(root: Path) -> dict[str, HacCount]:
+def count_hac(root: Path) -> dict[str, tuple[list[int], list[str]]]:
     """Compares the split files with the files that are there, by domain.
+
+    Returns:
+        dict: Per domain, lines of the train and of the test split file, clips that
+        they name, and how many of these have video, flow (both files) and sound; and
+        the missing files, sound apart, which some clips do not have.
 
     Raises:
         FileNotFoundError: If a split file is missing.
@@ -164,10 +152,9 @@ def count_hac(root: Path) -> dict[str, HacCount]:
                 paths = [paths] if isinstance(paths, str) else paths
                 gone = [p for p in paths if not Path(p).is_file()]
                 found[modality] += not gone
-                # Some clips have no sound.
                 missing += gone if modality != "audio" else []
-        lines = tuple(map(len, rows))
-        counts[domain] = HacCount(lines, len(clips), found, sorted(missing))
+        cells = [*map(len, rows), len(clips), *found.values()]
+        counts[domain] = cells, sorted(missing)
     return counts
 
 
@@ -182,20 +169,18 @@ def report_hac(root: Path) -> int:
             file=sys.stderr,
         )
         return 1
-    table = [("domain", "train", "test", "clips", "video", "flow", "audio")]
-    for domain, count in counts.items():
-        table.append((domain, *count.rows, count.clips, *count.found.values()))
-    for domain, *cells in table:
+    columns = ("train", "test", "clips", "video", "flow", "audio")
+    for domain, cells in [("domain", columns)] + [(d, c[0]) for d, c in counts.items()]:
         print(f"{domain:8}" + "".join(f"{cell:>7}" for cell in cells))
-    for domain, count in counts.items():
-        if count.missing:
+    for domain, (_, missing) in counts.items():
+        if missing:
             print(
-                f"failed: {domain}: {len(count.missing)} files of the split files' "
-                f"clips are missing, the first is {count.missing[0]}. If they were "
-                f"deleted after unpacking, delete {root / '.unpacked'}, run it again",
+                f"failed: {domain}: {len(missing)} files of the split files' clips are "
+                f"missing, the first is {missing[0]}. If they were deleted after "
+                f"unpacking, delete {root / '.unpacked'} and run it again",
                 file=sys.stderr,
             )
-    return int(any(count.missing for count in counts.values()))
+    return int(any(missing for _, missing in counts.values()))
 
 
 def download_hac(

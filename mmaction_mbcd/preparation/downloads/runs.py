@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def options_of(args: argparse.Namespace) -> Options:
     """The options that :func:`add_options` added, from the parsed arguments."""
     if args.workers < 1:
         raise ValueError(f"workers must be at least 1, got {args.workers}")
-    return Options(args.workers, args.keep_archives, args.quiet, args.dry_run)
+    return Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
 
 
 def reason(error: Exception) -> str:
