@@ -299,7 +299,7 @@ def test_stop_and_go_on(server, tmp_path, capfd, number, code):
     """Ctrl-C ends a stalled download at once, a kill does no harm."""
     url = server.put("/a", BODY, script=["stall 200000"])
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=child, args=(tmp_path, url))
+    process = context.Process(target=child, args=(tmp_path, url), daemon=True)
     process.start()
     end = time.monotonic() + 20
     while not any(p.stat().st_size > 190_000 for p in tmp_path.iterdir()):
