@@ -5,7 +5,8 @@ also in the next run. ``pooch``, ``torch.hub`` and ``hf_hub_download`` start ove
 ``huggingface_hub`` has a request that goes on, tries again and shows a bar. Around it,
 what is left to do is to keep the part: it is called after the URL, the size and the
 server's name for this version of the file, so that two versions are never stitched
-together, and gets the file's name when its size and checksum are right.
+together, and gets the file's name when its size and checksum are right. The variable
+HF_HUB_DOWNLOAD_TIMEOUT sets how many seconds without data end a try (10).
 """
 
 import glob

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -39,17 +39,23 @@ class Options:
     dry_run: bool = False
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the fields of :class:`Options` to a tool's command line."""
+def add_options(parser: argparse.ArgumentParser, archives: bool = True) -> None:
+    """Adds the fields of :class:`Options` to a tool's command line.
+
+    Args:
+        parser: The tool's.
+        archives: Whether there are any to keep.
+    """
     group = parser.add_argument_group("download")
-    group.add_argument("--workers", type=int, metavar="N", default=Options.workers)
-    for name, text in dict(
-        dry_run="print URL -> path, with sizes (HEAD); write nothing",
-        quiet="no progress",
-        keep_archives="keep archives after unpacking",
-    ).items():
+    group.add_argument("--workers", type=int, metavar="N", help="files at a time")
+    flags = dict(dry_run="print URL -> path, with sizes (HEAD); write nothing")
+    flags["quiet"] = "no progress"
+    if archives:
+        flags["keep_archives"] = "keep archives after unpacking"
+    for name, text in flags.items():
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, action="store_true", help=text)
+    parser.set_defaults(**asdict(Options()))
 
 
 def options_of(args: argparse.Namespace) -> Options:

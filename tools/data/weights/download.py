@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS)
     )
-    add_options(parser)
+    add_options(parser, archives=False)
     return parser.parse_args(argv)
 
 
