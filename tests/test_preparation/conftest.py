@@ -1,15 +1,18 @@
 """Fixtures of the tests of downloads."""
 
+import time
+
 import pytest
 
-from download_support import Server
-from mmaction_mbcd.preparation.downloads.common import Monitor
+from helpers.download_server import Server
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    # The client writes 10 MB at a time.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     server = Server()
     yield server
     server.close()
@@ -27,5 +30,5 @@ def other(server):
 def waits(monkeypatch):
     """The seconds between tries, which are not spent."""
     waits = []
-    monkeypatch.setattr(Monitor, "wait", lambda self, seconds: waits.append(seconds))
+    monkeypatch.setattr(time, "sleep", waits.append)
     return waits

@@ -4,151 +4,122 @@ import zipfile
 
 import pytest
 
-from download_support import data, free, left, make_tar, make_zip, tree
+from helpers.download_server import data, free, left, tar_bytes, tree, zip_bytes
 from mmaction_mbcd.preparation.downloads.archives import safe_name, unpack
-from mmaction_mbcd.preparation.downloads.common import (
-    DamagedArchiveError,
-    DownloadError,
-)
+from mmaction_mbcd.preparation.downloads.files import DamagedArchiveError, DownloadError
 
 CONTENT = {"a/b.txt": b"1" * 9, "./c d.bin": data(3000), "e": b""}
 TREE = {"a/b.txt": b"1" * 9, "c d.bin": data(3000), "e": b""}
+NAMES = ["x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2", "x.tar.xz", "x.zip"]
 
 
-@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.tar.xz", "x.zip"])
-def test_unpack(tmp_path, name):
-    path = tmp_path / name
-    if name == "x.zip":
-        make_zip(path, **CONTENT)
+def pack(path, files, *members):
+    mode = {"gz": "w:gz", "tgz": "w:gz", "xz": "w:xz", "bz2": "w:bz2"}
+    if path.suffix == ".zip":
+        path.write_bytes(zip_bytes(files, *members))
     else:
-        mode = {"gz": "w:gz", "gz2": "w:gz", "xz": "w:xz", "tgz": "w:gz"}
-        make_tar(path, mode=mode.get(name.rpartition(".")[2], "w"), **CONTENT)
-    result = unpack(path, tmp_path / "out")
-    assert tree(tmp_path / "out") == TREE
-    assert sorted(result.names) == sorted(TREE)
-    assert (result.size, result.left) == (3009, [])
+        kind = mode.get(path.suffix[1:], "w")
+        path.write_bytes(tar_bytes(files, *members, mode=kind))
+    return path
 
 
-def info(name, kind=tarfile.REGTYPE, target="", size=0):
+def tar_info(name, kind=tarfile.REGTYPE, target="", size=0, pax=None):
     result = tarfile.TarInfo(name)
     result.type, result.linkname, result.size = kind, target, size
+    result.pax_headers = pax or {}
     return result
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        [info("../evil", size=1)],
-        [info("a/../../evil", size=1)],
-        [info("{}/evil", size=1)],
-        [info("..\\evil", size=1)],
-        [info("link", tarfile.SYMTYPE, ".."), info("link/evil", size=1)],
-        [info("link", tarfile.SYMTYPE, "{}"), info("link/evil", size=1)],
-        [info("link", tarfile.SYMTYPE, "{}/secret")],
-        [info("link", tarfile.SYMTYPE, "../secret")],
-        [info("link", tarfile.LNKTYPE, "{}/secret")],
-        [info("link", tarfile.LNKTYPE, "../secret")],
-        [info("link", tarfile.SYMTYPE, "nothing")],
-        [info("link", tarfile.SYMTYPE, "link")],
-        [info("pipe", tarfile.FIFOTYPE)],
-        [info("disk", tarfile.BLKTYPE)],
-        [info("tty", tarfile.CHRTYPE)],
-        [info("new\nline", size=1)],
-    ],
-)
-def test_malicious_tar(tmp_path, members):
-    out = tmp_path / "out"
-    (tmp_path / "secret").write_text("secret")
-    for member in members:
-        member.name = member.name.format(tmp_path)
-        member.linkname = member.linkname.format(tmp_path)
-    make_tar(tmp_path / "x.tar", *members, good=b"1")
-    with pytest.raises(DownloadError, match="refused"):
-        unpack(tmp_path / "x.tar", out)
-    assert left(tmp_path) == ["out", "secret", "x.tar"]
-    assert (tmp_path / "secret").read_text() == "secret"
-    assert tree(out) == {"good": b"1"}
-    assert not any(p.is_symlink() for p in out.iterdir())
-
-
-def test_link_inside_a_tar_becomes_a_copy(tmp_path):
-    links = [info("b", tarfile.SYMTYPE, "a"), info("c", tarfile.LNKTYPE, "a")]
-    make_tar(tmp_path / "x.tar", *links, a=b"123")
-    unpack(tmp_path / "x.tar", tmp_path / "out")
-    assert tree(tmp_path / "out") == dict(a=b"123", b=b"123", c=b"123")
-
-
-def zip_info(name, mode=0, flag=0):
+def zip_info(name, mode=0):
     result = zipfile.ZipInfo(name)
     result.external_attr = mode << 16
-    result.flag_bits |= flag
     return result
 
 
-@pytest.mark.parametrize(
-    "member, text",
-    [
-        (zip_info("../evil"), "leads out of its folder"),
-        (zip_info("a/../../evil"), "leads out of its folder"),
-        (zip_info("/evil"), "leads out of its folder"),
-        (zip_info("..\\evil"), "leads out of its folder"),
-        (zip_info("\\evil"), "leads out of its folder"),
-        (zip_info("C:\\evil"), "leads out of its folder"),
-        (zip_info("link", stat.S_IFLNK | 0o777), "has the link 'link'"),
+@pytest.mark.parametrize("name", NAMES)
+def test_unpack(tmp_path, name):
+    pack(tmp_path / name, CONTENT)
+    names, unwanted = unpack(tmp_path / name, tmp_path / "out")
+    assert tree(tmp_path / "out") == TREE
+    assert sorted(names) == sorted(TREE) and unwanted == []
+
+
+# A sparse file of 1 MB that is one byte in the archive.
+SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.size": str(1 << 20)}
+SPARSE |= {
+    "GNU.sparse.minor": "1",
+    "GNU.sparse.map": "0,1",
+    "GNU.sparse.numblocks": "1",
+}
+
+HOSTILE_TARS = {
+    "up": [tar_info("../evil", size=1)],
+    "up from below": [tar_info("a/../../evil", size=1)],
+    "absolute": [tar_info("{}/evil", size=1)],
+    "backslash": [tar_info("..\\evil", size=1)],
+    "drive": [tar_info("C:\\evil", size=1)],
+    "through a link up": [
+        tar_info("link", tarfile.SYMTYPE, ".."),
+        tar_info("link/evil", size=1),
     ],
-)
-def test_malicious_zip(tmp_path, member, text):
-    make_zip(tmp_path / "x.zip", member, good=b"1")
-    with pytest.raises(DownloadError, match=f"{text}.*refused"):
-        unpack(tmp_path / "x.zip", tmp_path / "out")
-    assert left(tmp_path) == ["out", "x.zip"]
-    assert tree(tmp_path / "out") == {"good": b"1"}
+    "through an absolute link": [
+        tar_info("link", tarfile.SYMTYPE, "{}"),
+        tar_info("link/evil", size=1),
+    ],
+    "symlink out": [tar_info("link", tarfile.SYMTYPE, "../secret")],
+    "absolute symlink": [tar_info("link", tarfile.SYMTYPE, "{}/secret")],
+    "hard link out": [tar_info("link", tarfile.LNKTYPE, "../secret")],
+    "absolute hard link": [tar_info("link", tarfile.LNKTYPE, "{}/secret")],
+    "dangling link": [tar_info("link", tarfile.SYMTYPE, "nothing")],
+    "link to itself": [tar_info("link", tarfile.SYMTYPE, "link")],
+    "pipe": [tar_info("pipe", tarfile.FIFOTYPE)],
+    "block device": [tar_info("disk", tarfile.BLKTYPE)],
+    "character device": [tar_info("tty", tarfile.CHRTYPE)],
+    "control character": [tar_info("new\nline", size=1)],
+    "sparse": [tar_info("sparse", size=1, pax=SPARSE)],
+    "file as folder": [tar_info("good/evil", size=1)],
+}
+HOSTILE_ZIPS = {
+    "up": zip_info("../evil"),
+    "up from below": zip_info("a/../../evil"),
+    "absolute": zip_info("/evil"),
+    "backslash": zip_info("..\\evil"),
+    "absolute backslash": zip_info("\\evil"),
+    "drive": zip_info("C:\\evil"),
+    "link": zip_info("link", stat.S_IFLNK | 0o777),
+    "file as folder": zip_info("good/evil"),
+}
+HOSTILE = [("x.tar", name) for name in HOSTILE_TARS]
+HOSTILE += [("x.tar.xz", name) for name in ("up", "symlink out", "hard link out")]
+HOSTILE += [("x.zip", name) for name in HOSTILE_ZIPS]
 
 
-def test_locked_zip(tmp_path):
-    path = make_zip(tmp_path / "x.zip", a=b"1")
-    content = bytearray(path.read_bytes())
-    for start in (b"PK\x03\x04", b"PK\x01\x02"):
-        content[content.index(start) + (6 if start[2] == 3 else 8)] |= 1
-    path.write_bytes(content)
-    with pytest.raises(DownloadError, match="x.zip needs a password"):
-        unpack(path, tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tar.xz", "x.zip"])
-@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
-def test_damaged_archive(tmp_path, name, keep):
-    path = tmp_path / name
-    test_unpack(tmp_path, name)
-    path.write_bytes(path.read_bytes()[: int(keep * 3000)])
-    with pytest.raises(DamagedArchiveError, match=f"{name} is no complete tar or zip"):
-        unpack(path, tmp_path / "again")
-    # No half file under a final name.
-    assert tree(tmp_path / "again").items() <= TREE.items()
-
-
-def test_wrong_bytes_in_a_zip(tmp_path):
-    path = make_zip(tmp_path / "x.zip", a=b"0123456789" * 9)
-    content = bytearray(path.read_bytes())
-    content[33] ^= 255
-    path.write_bytes(content)
-    with pytest.raises(DamagedArchiveError):
-        unpack(path, tmp_path / "out")
-    assert tree(tmp_path / "out") == {}
-
-
-def test_one_place_for_two_members(tmp_path):
-    make_zip(tmp_path / "x.zip", **{"a/f": b"1", "b/f": b"2"})
-    with pytest.raises(DownloadError, match="'a/f' and 'b/f' for the same place 'f'"):
-        unpack(tmp_path / "x.zip", tmp_path / "out", lambda name: name[-1])
-
-
-def test_no_room_for_a_member(tmp_path, monkeypatch):
-    make_zip(tmp_path / "x.zip", a=bytes(5000))
-    free(monkeypatch, 4999)
-    with pytest.raises(DownloadError, match="needs 5.0 kB, but .* has 5.0 kB free"):
-        unpack(tmp_path / "x.zip", tmp_path / "out")
-    assert left(tmp_path / "out") == []
+@pytest.mark.parametrize("archive, kind", HOSTILE)
+def test_hostile_archive(tmp_path, monkeypatch, archive, kind):
+    """It is refused, and nothing is outside of its folder."""
+    (tmp_path / "secret").write_text("secret")
+    members = [HOSTILE_ZIPS[kind]] if archive == "x.zip" else HOSTILE_TARS[kind]
+    if archive != "x.zip":
+        members = [
+            member.replace(
+                name=member.name.format(tmp_path),
+                linkname=member.linkname.format(tmp_path),
+            )
+            for member in members
+        ]
+    path, out = pack(tmp_path / archive, {"good": b"1"}, *members), tmp_path / "out"
+    free(monkeypatch, 10_000)
+    with pytest.raises((DownloadError, OSError)) as error:
+        unpack(path, out)
+    texts = {"sparse": "'sparse' needs 1.0 MB", "file as folder": "File exists"}
+    texts |= dict.fromkeys(
+        ("dangling link", "link to itself"), "not a complete archive"
+    )
+    assert texts.get(kind, "refused") in str(error.value)
+    assert left(tmp_path) == ["out", "secret", archive]
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert tree(out) == {"good": b"1"}
+    assert not any(p.is_symlink() for p in out.rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "./", "a/..", "/", "\\\\x\\y", "a\0b"])
@@ -163,3 +134,57 @@ def test_unsafe_name(name):
 )
 def test_safe_name(name, safe):
     assert safe_name(name) == safe
+
+
+def test_link_inside_a_tar_becomes_a_copy(tmp_path):
+    links = [tar_info("b", tarfile.SYMTYPE, "a"), tar_info("c", tarfile.LNKTYPE, "a")]
+    pack(tmp_path / "x.tar", {"a": b"123"}, *links)
+    unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert tree(tmp_path / "out") == dict(a=b"123", b=b"123", c=b"123")
+    assert not any(p.is_symlink() for p in (tmp_path / "out").iterdir())
+
+
+def test_locked_zip(tmp_path):
+    path = pack(tmp_path / "x.zip", {"a": b"1"})
+    content = bytearray(path.read_bytes())
+    for start in (b"PK\x03\x04", b"PK\x01\x02"):
+        content[content.index(start) + (6 if start[2] == 3 else 8)] |= 1
+    path.write_bytes(content)
+    with pytest.raises(DownloadError, match="x.zip: it needs a password"):
+        unpack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep", [0, 0.3, 0.9])
+def test_damaged_archive(tmp_path, name, keep):
+    path = pack(tmp_path / name, CONTENT)
+    path.write_bytes(path.read_bytes()[: int(keep * 3000)])
+    with pytest.raises(DamagedArchiveError, match=f"{name} is not a complete archive"):
+        unpack(path, tmp_path / "out")
+    # No half file under a final name.
+    assert tree(tmp_path / "out").items() <= TREE.items()
+
+
+def test_wrong_bytes_in_a_zip(tmp_path):
+    path = pack(tmp_path / "x.zip", {"a": b"0123456789" * 9})
+    content = bytearray(path.read_bytes())
+    content[33] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DamagedArchiveError):
+        unpack(path, tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def test_one_place_for_two_members(tmp_path):
+    path = pack(tmp_path / "x.zip", {"a/f": b"1", "b/f": b"2"})
+    with pytest.raises(DownloadError, match="'a/f' and 'b/f' have one place 'f'"):
+        unpack(path, tmp_path / "out", lambda name: name[-1])
+
+
+def test_bomb(tmp_path, monkeypatch):
+    """A member is not begun that the disk cannot hold."""
+    path = pack(tmp_path / "x.zip", {"a": bytes(5000)})
+    free(monkeypatch, 4999)
+    with pytest.raises(DownloadError, match="'a' needs 5.0 kB, but 5.0 kB are free"):
+        unpack(path, tmp_path / "out")
+    assert left(tmp_path / "out") == []

@@ -1,291 +1,341 @@
-import json
+"""Single files, and runs of many."""
+
+import multiprocessing
+import os
+import signal
+import time
 
 import pytest
 
-from download_support import FAST, data, free, left, one, sha
-from mmaction_mbcd.preparation.downloads.common import (
-    DownloadError,
-    Monitor,
+from helpers.download_server import data, free, left, sha
+from mmaction_mbcd.preparation.downloads import files as lib
+from mmaction_mbcd.preparation.downloads.files import DownloadError, File, fetch
+from mmaction_mbcd.preparation.downloads.runs import (
     Options,
+    exit_code,
+    needed,
+    reason,
+    run,
 )
-from mmaction_mbcd.preparation.downloads.files import alone, fetch, remote_size
+
+QUIET = Options(quiet=True)
+BODY = data(300_000)
+
+
+def one(url, path, **kwargs):
+    urls = (url,) if isinstance(url, str) else tuple(url)
+    return File(path.name, urls, path, **kwargs)
+
+
+def failure(file):
+    """The line that a run would print."""
+    with pytest.raises(Exception) as error:
+        fetch(file)
+    return reason(error.value)
 
 
 def test_whole_file(server, tmp_path):
-    body = data(700_000)
-    url = server.put("/a.bin", body)
-    download = one(url, tmp_path / "deep" / "a.bin", size=700_000)
-    monitor = Monitor()
-    assert fetch(download, FAST, monitor) is True
-    assert (monitor.received, monitor.best) == (700_000, 700_000)
-    assert download.path.read_bytes() == body
-    assert left(download.path.parent) == ["a.bin"]
-    assert fetch(download, FAST) is False
-    assert len(server.log) == 1 and server.ranges() == [None]
+    file = one(server.put("/a.bin", BODY), tmp_path / "deep" / "a.bin", size=300_000)
+    assert fetch(file) is True
+    assert file.path.read_bytes() == BODY and left(file.path.parent) == ["a.bin"]
+    assert fetch(file) is False
+    assert server.ranges() == [None]
+    fetch(one(server.put("/empty"), tmp_path / "empty"))
+    assert (tmp_path / "empty").read_bytes() == b""
 
 
-def test_empty_file(server, tmp_path):
-    fetch(one(server.put("/a", b""), tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == b""
+def test_dropped_connection_is_resumed(server, tmp_path, waits):
+    url = server.put("/a", BODY, script=["drop 100000", "drop 50000", "status 503"])
+    fetch(one(url, tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert server.ranges() == [None, "bytes=100000-", *["bytes=150000-"] * 2]
 
 
-def test_dropped_connection_is_resumed(server, tmp_path):
-    body = data(300_000)
-    url = server.put("/a", body, script=["drop 100000", "drop 50000"])
-    monitor = Monitor()
-    fetch(one(url, tmp_path / "a"), FAST, monitor)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.ranges() == [None, "bytes=100000-", "bytes=150000-"]
-    assert [s.headers.get("If-Range") for s in server.log] == [None, '"v1"', '"v1"']
-    # No byte came twice.
-    assert monitor.received == 300_000
+def interrupt(server, tmp_path, **kwargs):
+    """A run that got 100,000 bytes and then lost its server."""
+    drops = ["drop 100000", *["status 404"] * 9]
+    url = server.put("/a", BODY, script=drops, **kwargs)
+    assert "404" in failure(one(url, tmp_path / "a"))
+    (part,) = tmp_path.iterdir()
+    assert part.suffix == ".part" and part.read_bytes() == BODY[:100_000]
+    server.files["/a"].script = []
+    server.log.clear()
+    return one(url, tmp_path / "a")
 
 
-def test_next_run_resumes(server, tmp_path):
-    body = data(300_000)
-    url = server.put("/a", body, script=["drop 100000"])
-    with pytest.raises(DownloadError, match="ended at 100000 of 300000 B.*1 tries"):
-        fetch(one(url, tmp_path / "a"), Options(attempts=1))
-    assert left(tmp_path) == ["a.part", "a.part.json"]
-    assert (tmp_path / "a.part").read_bytes() == body[:100_000]
-    note = json.loads((tmp_path / "a.part.json").read_text())
-    assert note == dict(url=url, size=300_000, etag='"v1"', last_modified=None)
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.ranges()[1:] == ["bytes=100000-"] and left(tmp_path) == ["a"]
+def test_next_run_resumes(server, tmp_path, waits):
+    file = interrupt(server, tmp_path)
+    fetch(file)
+    assert file.path.read_bytes() == BODY
+    assert server.ranges() == ["bytes=100000-"] and left(tmp_path) == ["a"]
 
 
-def test_killed_before_the_rename(server, tmp_path):
-    """A complete part needs no request."""
-    body = data(1000)
-    url = server.put("/a", body)
-    (tmp_path / "a.part").write_bytes(body)
-    note = dict(url=url, size=1000, etag='"v1"', last_modified=None)
-    (tmp_path / "a.part.json").write_text(json.dumps(note))
-    fetch(one(url, tmp_path / "a", checksum=f"sha256:{sha(body)}"), FAST)
-    assert (tmp_path / "a").read_bytes() == body and server.log == []
-
-
-@pytest.mark.parametrize(
-    "note",
-    ["", "{", "[]", r'{"url": "http://x/a", "size": 1000, "etag": "\"v1\""}'],
-)
-def test_part_without_a_good_note_is_not_trusted(server, tmp_path, note):
-    body = data(1000)
-    url = server.put("/a", body)
-    (tmp_path / "a.part").write_bytes(b"x" * 500)
-    (tmp_path / "a.part.json").write_text(note)
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body and server.ranges() == [None]
-
-
-def test_part_that_is_too_long_is_not_trusted(server, tmp_path):
-    body = data(1000)
-    url = server.put("/a", body)
-    (tmp_path / "a.part").write_bytes(body + b"x")
-    note = dict(url=url, size=1000, etag='"v1"')
-    (tmp_path / "a.part.json").write_text(json.dumps(note))
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body and server.ranges() == [None]
-
-
-def test_server_without_ranges(server, tmp_path):
-    body = data(300_000)
-    url = server.put("/a", body, ranges=False, script=["drop 200000"])
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.ranges() == [None, "bytes=200000-"]
+def test_killed_before_the_rename(server, tmp_path, waits):
+    """A complete part is not fetched again."""
+    file = interrupt(server, tmp_path)
+    next(tmp_path.iterdir()).write_bytes(BODY)
+    fetch(file)
+    assert file.path.read_bytes() == BODY and server.gets() == []
 
 
 @pytest.mark.parametrize("size", [150_000, 300_000, 400_000])
-def test_changed_file_is_not_stitched(server, tmp_path, size):
-    old, new = data(300_000), data(size, seed=1)
-    url = server.put("/a", old, script=["drop 200000"])
-    with pytest.raises(DownloadError):
-        fetch(one(url, tmp_path / "a"), Options(attempts=1))
+def test_changed_file_is_not_stitched(server, tmp_path, waits, size):
+    file = interrupt(server, tmp_path)
+    new = data(size, seed=1)
     server.put("/a", new, etag='"v2"')
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == new
-    # If-Range: one request tells.
-    assert len(server.log) == 2
+    fetch(file)
+    assert file.path.read_bytes() == new
+    assert server.ranges() == [None] and left(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("fault", ["shifted", "none", "grown", "changed"])
-def test_wrong_rest_is_refused(server, tmp_path, fault):
-    """A server that ignores If-Range, or answers another range."""
-    body = data(300_000)
-    url = server.put("/a", body, script=["drop 1000", f"raw {fault}"])
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.ranges() == [None, "bytes=1000-", None]
+def test_server_that_names_no_version(server, tmp_path, waits):
+    file = interrupt(server, tmp_path, etag=None)
+    fetch(file)
+    assert file.path.read_bytes() == BODY and server.ranges() == [None]
 
 
-def test_range_not_satisfiable(server, tmp_path):
-    body = data(3000)
-    url = server.put("/a", body, script=["drop 1000", "status 416"])
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.ranges() == [None, "bytes=1000-", None]
+def test_server_without_ranges(server, tmp_path, waits):
+    file = interrupt(server, tmp_path, ranges=False)
+    fetch(file)
+    assert file.path.read_bytes() == BODY and server.ranges() == ["bytes=100000-"]
+
+
+def test_range_that_the_server_refuses(server, tmp_path, waits):
+    file = interrupt(server, tmp_path)
+    server.files["/a"].script = ["status 416"]
+    fetch(file)
+    assert file.path.read_bytes() == BODY
+    assert server.ranges() == ["bytes=100000-", None]
+
+
+def test_part_or_answer_that_is_too_long(server, tmp_path, waits):
+    file = interrupt(server, tmp_path)
+    next(tmp_path.iterdir()).write_bytes(BODY + b"x")
+    server.files["/a"].script = ["extra"]
+    fetch(file)
+    assert file.path.read_bytes() == BODY and left(tmp_path) == ["a"]
+
+
+def test_unknown_length(server, tmp_path):
+    url = server.put("/a", BODY, script=["H:nolength", "nolength"])
+    fetch(one(url, tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == BODY and len(server.gets()) == 1
+
+
+def test_server_without_head(server, tmp_path):
+    url = server.put("/a", BODY, script=["H:status 405"])
+    fetch(one(url, tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_second_url(server, tmp_path):
+    urls = [f"{server.url}/train/a", f"{server.url}/test/a"]
+    assert failure(one(urls, tmp_path / "a")) == "; ".join(
+        f"{url}: 404 Not Found" for url in urls
+    )
+    assert left(tmp_path) == []
+    server.put("/test/a", BODY)
+    fetch(one(urls, tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
-    "etag, modified, sent",
+    "script, text, asked",
     [
-        ('"s"', "Mon, 01 Jan 2024 00:00:00 GMT", '"s"'),
-        ('W/"w"', "Mon, 01 Jan 2024 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"),
-        (None, "Mon, 01 Jan 2024 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"),
-        ('W/"w"', None, None),
-        (None, None, None),
+        (["H:status 403"], "/a: 403", 1),
+        (["status 401"], "/a: 401 Unauthorized. Its terms may have", 2),
+        (["H:status 500"] * 9, "500 Internal Server Error", 4),
+        (["status 500"] * 9, "500 Internal Server Error", 1 + lib.TRIES),
+        (["H:redirect /a"] * 99, "redirect", None),
+        (["H:redirect file:///etc/passwd"], "file://", 1),
+        (["H:redirect ftp://127.0.0.1/a"], "ftp://", 1),
     ],
 )
-def test_validator(server, tmp_path, etag, modified, sent):
-    """A weak ETag does not vouch for bytes; without a validator it starts over."""
-    body = data(3000)
-    url = server.put("/a", body, etag=etag, modified=modified, script=["drop 1000"])
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert server.log[1].headers.get("If-Range") == sent
-    assert server.ranges()[1] == ("bytes=1000-" if sent else None)
+def test_answers_that_are_of_no_use(server, tmp_path, waits, script, text, asked):
+    text_ = failure(one(server.put("/a", BODY, script=script), tmp_path / "a"))
+    assert text in text_ and "\n" not in text_
+    assert asked in (None, len(server.log))
+    assert not (tmp_path / "a").exists()
 
 
-def test_resume_goes_to_the_url_that_has_it(server, tmp_path):
-    body = data(3000)
-    urls = [server.url + "/train/a", server.put("/test/a", body, script=["drop 1000"])]
-    fetch(one(urls, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body
-    assert [(s.path, s.headers.get("Range")) for s in server.log] == [
-        ("/train/a", None),
-        ("/test/a", None),
-        ("/test/a", "bytes=1000-"),
-    ]
+def test_web_page_instead_of_a_file(server, tmp_path):
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    url = server.put("/a", b"<html>", headers=page)
+    assert failure(one(url, tmp_path / "a")) == f"{url} is a web page, not the file"
 
 
-def test_all_urls_missing(server, tmp_path):
-    urls = [f"{server.url}/train/a", f"{server.url}/test/a"]
-    with pytest.raises(DownloadError) as error:
-        fetch(one(urls, tmp_path / "a"), FAST)
-    assert str(error.value) == "; ".join(f"{url}: 404 Not Found" for url in urls)
-    assert len(server.log) == 2 and left(tmp_path) == []
+def test_no_server(server, tmp_path, waits):
+    server.close()
+    assert "refused" in failure(one(f"{server.url}/a", tmp_path / "a"))
 
 
-def test_cut_chunks(server, tmp_path):
-    body = data(1000)
-    url = server.put("/a", body, script=["chunkcut"])
-    fetch(one(url, tmp_path / "a"), FAST)
-    assert (tmp_path / "a").read_bytes() == body and len(server.log) == 2
+def test_stalled_server(server, tmp_path, waits, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    url = server.put("/a", BODY, script=["stall 5000"])
+    fetch(one(url, tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert server.ranges() == [None, "bytes=5000-"]
 
 
-@pytest.mark.parametrize("size", [None, 1000])
-def test_unknown_length(server, tmp_path, size):
-    body = data(1000)
-    url = server.put("/a", body, script=["nolength"])
-    fetch(one(url, tmp_path / "a", size=size), FAST)
-    assert (tmp_path / "a").read_bytes() == body and len(server.log) == 1
-
-
-def test_published_size_replaces_a_missing_length(server, tmp_path):
-    """What ends early is then seen to."""
-    url = server.put("/a", data(900), script=["nolength"])
-    server.files["/a"].script.append("status 400")
-    with pytest.raises(DownloadError, match="400"):
-        fetch(one(url, tmp_path / "a", size=1000), FAST)
-    assert len(server.log) == 2
+@pytest.mark.parametrize("digits", [64, 8])
+def test_checksum(server, tmp_path, digits):
+    bad = data(1000, seed=1)
+    published = sha(BODY)[:digits]
+    file = one(server.put("/a", bad), tmp_path / "a", sha256=published)
+    text = f"its sha256 is {sha(bad)}, but {published} is published"
+    assert text in failure(file) and left(tmp_path) == []
+    server.put("/a", BODY)
+    # What is there and is damaged is fetched again.
+    file.path.write_bytes(bad)
+    assert fetch(file) is True and fetch(file) is False
+    assert file.path.read_bytes() == BODY
 
 
 def test_other_size_than_published(server, tmp_path):
-    url = server.put("/a", data(900))
-    with pytest.raises(DownloadError, match="900 bytes, but 1000 are published"):
-        fetch(one(url, tmp_path / "a", size=1000), FAST)
-    assert len(server.log) == 1 and left(tmp_path) == []
+    file = one(server.put("/a", BODY), tmp_path / "a", size=299_999)
+    assert "it has 300000 bytes, but 299999 are published" in failure(file)
+    assert left(tmp_path) == []
+    file.path.write_bytes(BODY[:-1])
+    assert fetch(file) is False
 
 
-@pytest.mark.parametrize("kind, digits", [("sha256", 64), ("sha256", 8), ("md5", 32)])
-def test_checksum(server, tmp_path, kind, digits):
-    good, bad = data(1000), data(1000, seed=1)
-    published = sha(good, kind)[:digits]
-    download = one(
-        server.put("/a", bad), tmp_path / "a", checksum=f"{kind}:{published}"
-    )
-    with pytest.raises(DownloadError) as error:
-        fetch(download, FAST)
-    assert f"its {kind} is {sha(bad, kind)}, but {published} is" in str(error.value)
-    assert left(tmp_path) == [] and len(server.log) == 1
-    server.put("/a", good)
-    assert fetch(download, FAST) is True
-    assert download.path.read_bytes() == good
-    assert fetch(download, FAST) is False
+def test_token_stays_at_home(server, other, tmp_path):
+    there = other.put("/blob", BODY)
+    url = server.put("/a", script=["redirect /b"])
+    server.put("/b", script=[f"redirect {there}"])
+    known = dict(size=len(BODY), version="1", token="secret")
+    fetch(one(url, tmp_path / "a", **known))
+    assert (tmp_path / "a").read_bytes() == BODY
+    assert server.tokens() == {"Bearer secret"} and other.tokens() == {None}
+    assert "secret" not in repr(one(url, tmp_path / "a", **known))
 
 
-@pytest.mark.parametrize("known", ["size", "checksum"])
-def test_damaged_file_is_fetched_again(server, tmp_path, known):
-    body = data(1000)
-    what = dict(size=dict(size=1000), checksum=dict(checksum=f"sha256:{sha(body)}"))
-    download = one(server.put("/a", body), tmp_path / "a", **what[known])
-    download.path.write_bytes(body[:-1])
-    assert fetch(download, FAST) is True
-    assert download.path.read_bytes() == body
+def test_full_disk(server, tmp_path, monkeypatch, waits):
+    file = interrupt(server, tmp_path)
+    with monkeypatch.context() as patch:
+        free(patch, 199_999)
+        text = "200.0 kB are needed, but the disk has 200.0 kB"
+        assert failure(file) == text and server.gets() == []
+    (part,) = tmp_path.iterdir()
+    part.unlink()
+    part.symlink_to("/dev/full")
+    assert "No space left on device" in failure(file) and len(server.gets()) == 1
 
 
-def test_malformed_downloads(tmp_path):
-    for url in ("file:///etc/passwd", "ftp://x/y", "data/epic", "http:///a", ""):
-        with pytest.raises(ValueError, match="is no URL http"):
-            one(url, tmp_path / "a")
-    for checksum in ("crc:12", "sha256:", "sha256:XY", "12ab"):
-        with pytest.raises(ValueError, match="sha256:<hex> or md5:<hex>, got"):
-            one("http://x/a", tmp_path / "a", checksum=checksum)
+def test_no_room_for_all(server, tmp_path, monkeypatch, capsys):
+    """300 for plain files, 800 out of the archives, 500 for the largest of them."""
+    files = [
+        one(f"{server.url}/{n}", tmp_path / str(n), size=n, folder=folder)
+        for n, folder in ((100, None), (200, None), (300, tmp_path), (500, tmp_path))
+    ]
+    options = Options(workers=1, quiet=True)
+    assert needed(files, options) == 1600
+    assert needed(files, Options(keep_archives=True)) == 1900
+    free(monkeypatch, 1599)
+    with pytest.raises(DownloadError, match="about 1.6 kB are needed"):
+        run(tmp_path, files, options)
+    assert server.log == []
+    (tmp_path / "200.0.part").write_bytes(b"x" * 150)
+    assert needed(files, options) == 1450
 
 
-def test_sizes(server, other, tmp_path):
-    url = server.put("/a", data(1234))
-    urls = (server.url + "/none", url)
-    assert remote_size(one(urls, tmp_path / "a"), FAST) == 1234
-    assert [s.method for s in server.log] == ["HEAD", "HEAD"]
-    assert remote_size(one(url, tmp_path / "a", size=7), FAST) == 7
-    with pytest.raises(DownloadError, match="/none: 404"):
-        remote_size(one(urls[0], tmp_path / "a"), FAST)
+def files_for(server, folder, **bodies):
+    for name, body in bodies.items():
+        server.put(f"/{name}", body)
+    return [one(f"{server.url}/{name}", folder / name) for name in bodies]
 
 
-def test_two_processes(server, tmp_path):
-    download = one(server.put("/a", b"abc"), tmp_path / "a")
-    with alone(download.path):
-        with pytest.raises(DownloadError, match=f"another process.*{tmp_path}/a"):
-            fetch(download, FAST)
-        assert server.log == []
-    fetch(download, FAST)
-    assert left(tmp_path) == ["a"]
+def test_files_come_at_the_same_time(server, tmp_path):
+    """The server answers when three requests are there."""
+    files = files_for(server, tmp_path, a=b"1", b=b"22", c=b"333")
+    for served in server.files.values():
+        served.script = ["meet"]
+    assert run(tmp_path, files, Options(workers=3, quiet=True)) == 0
+    assert not server.barrier.broken and left(tmp_path) == ["a", "b", "c"]
 
 
-def test_lock_that_a_kill_left(server, tmp_path):
-    (tmp_path / "a.lock").touch()
-    fetch(one(server.put("/a", b"abc"), tmp_path / "a"), FAST)
-    assert left(tmp_path) == ["a"]
+def test_failures_are_named_and_the_others_fetched(server, tmp_path, capsys):
+    def broken():
+        raise KeyError("oops")
+
+    files = files_for(server, tmp_path, a=b"1", b=b"2", c=b"3", d=b"4")
+    server.files["/b"].script = ["status 400"]
+    files[2] = one(files[2].urls, tmp_path / "c", finish=broken)
+    (tmp_path / "d").write_bytes(b"4")
+    files.append(one("http://x/e", tmp_path / "e", done=lambda: "as it was"))
+    assert run(tmp_path, files, QUIET) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines.pop() == "5 files: 1 fetched, 2 there already, 2 failed"
+    assert {line.partition("] ")[2] for line in lines} == {
+        "a: fetched",
+        "e: there (as it was)",
+    }
+    assert sorted(err.splitlines()) == [
+        f"failed: b: {server.url}/b: 400 Bad Request",
+        "failed: c: KeyError: 'oops'",
+    ]
+    assert run(tmp_path, [files[0], files[3]], QUIET) == 0
 
 
-def test_no_room_for_one_file(server, tmp_path, monkeypatch):
-    free(monkeypatch, 999)
-    url = server.put("/a", data(1000))
-    with pytest.raises(DownloadError, match="1.0 kB more are needed .* has 999 bytes"):
-        fetch(one(url, tmp_path / "a"), FAST)
-    free(monkeypatch, 1000)
-    fetch(one(url, tmp_path / "a"), FAST)
+def test_what_is_in_the_way(server, tmp_path, capsys):
+    files = files_for(server, tmp_path, a=b"1")
+    with pytest.raises(ValueError, match=f"2 downloads would write {tmp_path}/a"):
+        run(tmp_path, files * 2, QUIET)
+    (tmp_path / "a").mkdir()
+    assert run(tmp_path, files, QUIET) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("failed: a: ") and str(tmp_path / "a") in err
 
 
-def test_rooms_add_up(tmp_path, monkeypatch):
-    free(monkeypatch, 1000)
-    siblings = []
-    for size, position in ((600, 100), (500, 0)):
-        siblings.append(Monitor(siblings=siblings))
-        siblings[-1].begin("fetching", size, position)
-    siblings[0].check_room(tmp_path)
-    siblings.append(Monitor(siblings=siblings))
-    siblings[2].begin("unpacking", 1)
-    with pytest.raises(DownloadError, match=r"1.0 kB more"):
-        siblings[2].check_room(tmp_path)
+def child(root, url):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os._exit(exit_code(lambda: run(root, [one(url, root / "a")], QUIET)))
 
 
-def test_disk_that_fills_up(server, tmp_path):
-    url = server.put("/a", data(5000))
-    (tmp_path / "a.part").symlink_to("/dev/full")
-    with pytest.raises(DownloadError, match="No space left on device. Make room"):
-        fetch(one(url, tmp_path / "a"), FAST)
-    assert len(server.log) == 1
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 1), (signal.SIGKILL, -9)])
+def test_stop_and_go_on(server, tmp_path, capfd, number, code):
+    """Ctrl-C ends a stalled download at once, a kill does no harm."""
+    url = server.put("/a", BODY, script=["stall 200000"])
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=child, args=(tmp_path, url), daemon=True)
+    process.start()
+    end = time.monotonic() + 20
+    while not any(p.stat().st_size > 190_000 for p in tmp_path.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    with pytest.raises(DownloadError, match="another download into"):
+        run(tmp_path, [], QUIET)
+    start = time.monotonic()
+    os.kill(process.pid, number)
+    process.join(10)
+    assert time.monotonic() - start < 3 and process.exitcode == code
+    said = "stopped; run it again to go on" in capfd.readouterr().err
+    assert said == (number == signal.SIGINT)
+    (part,) = tmp_path.iterdir()
+    have = part.stat().st_size
+    assert part.suffix == ".part" and part.read_bytes() == BODY[:have]
+    assert run(tmp_path, [one(url, tmp_path / "a")], QUIET) == 0
+    assert server.ranges() == [None, f"bytes={have}-"] and left(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_exit_codes(capsys):
+    def raises(error):
+        def command():
+            raise error
+
+        return command
+
+    assert exit_code(lambda: 0) == 0
+    assert exit_code(raises(ValueError("bad"))) == 2
+    assert exit_code(raises(FileNotFoundError("gone"))) == 2
+    assert exit_code(raises(DownloadError("none"))) == 1
+    assert exit_code(raises(KeyboardInterrupt())) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: bad",
+        "error: gone",
+        "failed: none",
+        "stopped; run it again to go on",
+    ]

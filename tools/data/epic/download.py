@@ -11,7 +11,7 @@ where train and test are MM-SADA's. Run it again after any interruption: it goes
 
 The data's terms are EPIC-Kitchens' own; please read them on
 https://epic-kitchens.github.io. The server could not be tried when this was written:
-``--dry-run --sizes`` asks it for every file first. ``--base-url`` names a mirror.
+``--dry-run`` asks it for every file first. ``--base-url`` names a mirror.
 
 EPIC-Kitchens publishes no sound files. Either take a zip that has a ``P08_01.wav`` per
 video (``--audio-zip``), or make them from the videos with
@@ -20,6 +20,7 @@ video (``--audio-zip``), or make them from the videos with
 
 import argparse
 import sys
+import zipfile
 from pathlib import Path
 
 try:
@@ -27,11 +28,13 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS
+from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS, read_splits
 from mmaction_mbcd.preparation.downloads.epic import (
     EPIC_PARTS,
     EPIC_URL,
     download_epic,
+    epic_videos,
+    unpack_epic_audio,
 )
 from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
 
@@ -64,21 +67,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def download(args: argparse.Namespace) -> int:
+    """Fetch the frames, then unpack the sounds; 0, or 1 if something failed."""
+    root, options, sounds = args.data_root, options_of(args), args.audio_zip
+    splits = args.splits or root / "MM-SADA_Domain_Adaptation_Splits"
+    suffix = ".csv" if any(splits.glob("D?_*.csv")) else ".pkl"
+    videos = epic_videos(read_splits(str(splits), suffix), args.domains)
+    if sounds and not zipfile.is_zipfile(sounds):
+        raise ValueError(f"{sounds} is not a zip file")
+    code = 0
+    if args.parts or options.dry_run:
+        code = download_epic(root, videos, args.parts, args.base_url, options)
+    if sounds and not options.dry_run:
+        code |= unpack_epic_audio(sounds, root, videos)
+    return code
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
     args = parse_args(argv)
-    folder = args.data_root / "MM-SADA_Domain_Adaptation_Splits"
-    return exit_code(
-        lambda: download_epic(
-            args.data_root,
-            args.splits or folder,
-            options_of(args),
-            args.domains,
-            args.parts,
-            args.base_url,
-            args.audio_zip,
-        )
-    )
+    return exit_code(lambda: download(args))
 
 
 if __name__ == "__main__":

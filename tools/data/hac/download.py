@@ -20,7 +20,14 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.preparation.downloads.hac import EXCLUDE, HubDataset, download_hac
+from mmaction_mbcd.preparation.downloads.files import check_url
+from mmaction_mbcd.preparation.downloads.hac import (
+    ENDPOINT,
+    EXCLUDE,
+    REPO,
+    download_hac,
+    list_dataset,
+)
 from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
 
 
@@ -28,13 +35,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_root", type=Path, help="folder of the data set")
-    parser.add_argument("--repo", default=HubDataset.repo, metavar="OWNER/NAME")
-    parser.add_argument(
-        "--revision", default=HubDataset.revision, help="branch, tag or commit"
-    )
+    parser.add_argument("--repo", default=REPO, metavar="OWNER/NAME")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit")
     parser.add_argument(
         "--endpoint",
-        default=HubDataset.endpoint,
+        default=ENDPOINT,
         metavar="URL",
         help="the Hub or a mirror",
     )
@@ -54,9 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     def command() -> int:
-        token = os.environ.get("HF_TOKEN") or None
-        source = HubDataset(args.repo, args.revision, args.endpoint, token)
-        return download_hac(args.data_root, source, options_of(args), args.exclude)
+        options, endpoint = options_of(args), args.endpoint.rstrip("/")
+        check_url(endpoint)
+        token = os.environ.get("HF_TOKEN", "")
+        listed = list_dataset(args.repo, args.revision, endpoint, token)
+        return download_hac(args.data_root, listed, options, args.exclude)
 
     return exit_code(command)
 

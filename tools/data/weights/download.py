@@ -19,8 +19,13 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
-from mmaction_mbcd.preparation.downloads.weights import WEIGHTS, download_weights
+from mmaction_mbcd.preparation.downloads.runs import (
+    add_options,
+    exit_code,
+    options_of,
+    run,
+)
+from mmaction_mbcd.preparation.downloads.weights import WEIGHTS, weight_files
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +34,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("checkpoints"), help="checkpoints"
     )
-    parser.add_argument("--only", nargs="+", choices=list(WEIGHTS))
+    parser.add_argument(
+        "--only", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS)
+    )
     add_options(parser, archives=False)
     return parser.parse_args(argv)
 
@@ -37,11 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
     args = parse_args(argv)
-    return exit_code(
-        lambda: download_weights(
-            args.folder, options_of(args), args.only or list(WEIGHTS)
-        )
-    )
+    folder, names = args.folder, args.only
+    return exit_code(lambda: run(folder, weight_files(folder, names), options_of(args)))
 
 
 if __name__ == "__main__":
