@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
-from mmaction_mbcd.datasets.synth_generator import SynthConfig, generate  # noqa: E402
+from mmaction_mbcd.datasets.synth import SynthConfig, generate  # noqa: E402
 
 # Toy tensors: a second thread costs more than it brings, most of all when others run.
 torch.set_num_threads(1)

@@ -35,9 +35,9 @@ from torch.nn import functional as F
 
 from .. import progress
 from ..cli import UsageError
-from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image
+from ..flow_coding import quantize_flow
 from .jobs import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")

@@ -4,7 +4,7 @@ Example:
     python tools/data/make_synth_action.py data/synth --workers 2
     python tools/data/make_synth_action.py data/synth_hard --audio-difficulty 0.8
 
-See ``mmaction_mbcd/datasets/synth_generator.py`` for what the pictures and sounds are.
+See ``mmaction_mbcd/datasets/synth`` for what the pictures and sounds are.
 """
 
 import argparse
@@ -20,12 +20,12 @@ except ModuleNotFoundError as error:  # outside the environment
 from rich.console import Console
 from rich.table import Table
 
-from mmaction_mbcd.datasets.synth_generator import (
+from mmaction_mbcd.datasets.synth import (
     CLASSES,
     DOMAINS,
+    META_FILE,
     SPLITS,
     SynthConfig,
-    dataset_state,
     generate,
 )
 
@@ -105,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
+        "--overwrite",
         "--force",
         action="store_true",
         help="replace a synthetic data set that is already in the folder",
@@ -137,17 +138,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, or 2 after an error of the caller's."""
     args = vars(parse_args(argv))
     out, workers = args.pop("out"), args.pop("workers")
-    force, quiet = args.pop("force"), args.pop("quiet")
+    overwrite, quiet = args.pop("overwrite"), args.pop("quiet")
     # The file holds a plain name where there is one target, like the default.
     target = args.pop("target")
     config = SynthConfig(target=target[0] if len(target) == 1 else target, **args)
     try:
-        config.validate()
-        ready = not force and dataset_state(out, config) == "complete"
+        was_there = (out / META_FILE).exists() and not overwrite
         start = time.perf_counter()
-        meta = generate(out, config, workers, force, progress=not quiet)
-        seconds = 0.0 if ready else time.perf_counter() - start
-    except (ValueError, FileExistsError) as error:
+        meta = generate(out, config, workers, overwrite, progress=not quiet)
+        seconds = 0.0 if was_there else time.perf_counter() - start
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     Console().print(summary(meta, out, seconds))
