@@ -6,10 +6,11 @@ import pytest
 
 from download_support import SPLITS, File, left, load_tool, make_zip, tar_bytes, tree
 from mmaction_mbcd.datasets.epic_kitchens import EPICKitchensDataset
-from mmaction_mbcd.datasets.epic_splits import EpicSegment, read_splits, write_csv
+from mmaction_mbcd.datasets.epic_splits import EpicSegment, write_csv
 from mmaction_mbcd.preparation.downloads import archives
 from mmaction_mbcd.preparation.downloads import epic as lib
 from mmaction_mbcd.preparation.downloads.common import Monitor, StoppedError
+from mmaction_mbcd.preparation.epic_splits import read_splits
 
 epic_tool = load_tool("epic")
 

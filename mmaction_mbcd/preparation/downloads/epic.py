@@ -14,9 +14,9 @@ from mmaction_mbcd.datasets.epic_splits import (
     PARTICIPANTS,
     SPLITS,
     EpicSegment,
-    read_splits,
 )
 
+from ..epic_splits import read_splits
 from .archives import mark, unpack
 from .common import DamagedArchiveError, Monitor, Options
 from .files import Download
