@@ -82,7 +82,6 @@ def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
 
-# --------------------------------------------------------------------------------
 # Brightness behind the object: (side, side) float32 in [0, 1]
 
 
@@ -148,7 +147,6 @@ def _fixed_point(points: np.ndarray) -> np.ndarray:
     return np.round(points * 256).astype(np.int32)
 
 
-# --------------------------------------------------------------------------------
 # The object
 
 

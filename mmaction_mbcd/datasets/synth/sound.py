@@ -92,7 +92,6 @@ def render_audio(clip: SynthClip) -> Sound:
     return Sound(event, distractors, noise, gain, snr_db)
 
 
-# --------------------------------------------------------------------------------
 # The sounds of the actions
 
 
@@ -210,7 +209,6 @@ def action_sound(
     return _SOUNDS[action](_Instance(_ACOUSTICS[domain], random, times))
 
 
-# --------------------------------------------------------------------------------
 # The place
 
 

@@ -70,14 +70,14 @@ def write_clip(out_dir: Path, clip: SynthClip) -> None:
 
 def dataset_meta(config: SynthConfig) -> dict:
     """Content of ``synth.json``: classes, domains, every setting and the counts."""
-    counts, silent = {}, {}
-    for domain in config.domains:
-        parts = {split: config.clips(domain, split) for split in SPLITS}
-        counts[domain] = {split: len(clips) for split, clips in parts.items()}
-        silent[domain] = {
-            split: sum(not clip.has_audio for clip in clips)
-            for split, clips in parts.items()
+    counts = {split: config.count(split) for split in SPLITS}
+    silent = {
+        domain: {
+            split: sum(not clip.has_audio for clip in config.clips(domain, split))
+            for split in SPLITS
         }
+        for domain in config.domains
+    }
     meta = {
         "generator_version": GENERATOR_VERSION,
         "classes": CLASSES[: config.num_classes],
@@ -88,7 +88,7 @@ def dataset_meta(config: SynthConfig) -> dict:
         "parameters": asdict(config),
         "seconds_per_clip": config.seconds,
         "codec": _codec()[0],
-        "counts": counts,
+        "counts": {domain: counts for domain in config.domains},
         "clips_without_audio": silent,
     }
     return json.loads(json.dumps(meta))
@@ -136,16 +136,12 @@ def generate(
     if workers < 1:
         raise ValueError(f"workers: got {workers!r}, needs an integer from 1")
     out_dir, meta = Path(out_dir), dataset_meta(config)
-    complete = out_dir / META_FILE
-    # Its presence says that an interrupted call made what lies here.
-    unfinished = out_dir / f"{META_FILE}.part"
+    # An interrupted call has left the second one.
+    complete, unfinished = out_dir / META_FILE, out_dir / f"{META_FILE}.part"
     if complete.exists() and not overwrite:
         _check_same(complete, meta)
-        return json.loads(complete.read_text())
-    if not complete.exists() and not unfinished.exists():
-        _check_free(out_dir, config)
-    for name in (SPLIT_FOLDER, *DOMAINS):
-        shutil.rmtree(out_dir / name, ignore_errors=True)
+        return _read(complete)
+    _make_room(out_dir, config, [_read(complete), _read(unfinished)])
     out_dir.mkdir(parents=True, exist_ok=True)
     unfinished.write_text(json.dumps(meta, indent=2) + "\n")
     complete.unlink(missing_ok=True)
@@ -155,15 +151,19 @@ def generate(
     return meta
 
 
-def _check_same(file: Path, meta: dict) -> None:
+def _read(file: Path) -> dict:
     try:
-        stored = json.loads(file.read_text())
-        old, new = (
-            {"generator_version": m["generator_version"], **m["parameters"]}
-            for m in (stored, meta)
-        )
-    except (ValueError, KeyError, TypeError):
-        old, new = {"content": "unreadable"}, {}
+        meta = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _check_same(file: Path, meta: dict) -> None:
+    old, new = (
+        {"generator_version": m.get("generator_version"), **m.get("parameters", {})}
+        for m in (_read(file), meta)
+    )
     changes = [
         f"{key} {value!r} there, {new.get(key)!r} asked for"
         for key, value in old.items()
@@ -177,14 +177,23 @@ def _check_same(file: Path, meta: dict) -> None:
         )
 
 
-def _check_free(out_dir: Path, config: SynthConfig) -> None:
-    names = (SPLIT_FOLDER, *config.domains)
-    taken = [name for name in names if (out_dir / name).exists()]
+def _make_room(out_dir: Path, config: SynthConfig, made: list[dict]) -> None:
+    """Removes the folders of earlier calls, unless others' are in the way."""
+    ours = {
+        name
+        for meta in made
+        if meta
+        for name in (SPLIT_FOLDER, *meta.get("domains", ()))
+    }
+    needed = (SPLIT_FOLDER, *config.domains)
+    taken = [n for n in needed if n not in ours and (out_dir / n).exists()]
     if taken:
         raise FileExistsError(
-            f"{out_dir} has {', '.join(taken)} but no {META_FILE}: not made by this "
-            "generator, and not touched; name another folder"
+            f"{out_dir} has {', '.join(taken)}, not made by this generator (no "
+            f"{META_FILE} names it) and not touched: name another folder"
         )
+    for name in ours.intersection((SPLIT_FOLDER, *DOMAINS)):
+        shutil.rmtree(out_dir / name, ignore_errors=True)
 
 
 def _write_splits(out_dir: Path, config: SynthConfig) -> None:
