@@ -141,7 +141,8 @@ def generate(
     if complete.exists() and not overwrite:
         _check_same(complete, meta)
         return _read(complete)
-    _make_room(out_dir, config, [_read(complete), _read(unfinished)])
+    made = [*_read(complete).get("domains", ()), *_read(unfinished).get("domains", ())]
+    _make_room(out_dir, config, {SPLIT_FOLDER, *made} if made else set())
     out_dir.mkdir(parents=True, exist_ok=True)
     unfinished.write_text(json.dumps(meta, indent=2) + "\n")
     complete.unlink(missing_ok=True)
@@ -177,14 +178,8 @@ def _check_same(file: Path, meta: dict) -> None:
         )
 
 
-def _make_room(out_dir: Path, config: SynthConfig, made: list[dict]) -> None:
+def _make_room(out_dir: Path, config: SynthConfig, ours: set[str]) -> None:
     """Removes the folders of earlier calls, unless others' are in the way."""
-    ours = {
-        name
-        for meta in made
-        if meta
-        for name in (SPLIT_FOLDER, *meta.get("domains", ()))
-    }
     needed = (SPLIT_FOLDER, *config.domains)
     taken = [n for n in needed if n not in ours and (out_dir / n).exists()]
     if taken:
