@@ -141,11 +141,13 @@ def generate(
     if complete.exists() and not overwrite:
         _check_same(complete, meta)
         return _read(complete)
-    made = [*_read(complete).get("domains", ()), *_read(unfinished).get("domains", ())]
-    _make_room(out_dir, config, {SPLIT_FOLDER, *made} if made else set())
+    ours = _folders(complete) | _folders(unfinished)
+    _check_free(out_dir, {SPLIT_FOLDER, *config.domains} - ours)
     out_dir.mkdir(parents=True, exist_ok=True)
     unfinished.write_text(json.dumps(meta, indent=2) + "\n")
     complete.unlink(missing_ok=True)
+    for name in ours:
+        shutil.rmtree(out_dir / name, ignore_errors=True)
     _write_splits(out_dir, config)
     _write_clips(out_dir, config, workers, progress)
     os.replace(unfinished, complete)
@@ -158,6 +160,14 @@ def _read(file: Path) -> dict:
     except (FileNotFoundError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def _folders(file: Path) -> set[str]:
+    """What the data set that a file describes has made: no other name is removed."""
+    meta = _read(file)
+    if "domains" not in meta:
+        return set()
+    return {SPLIT_FOLDER, *meta["domains"]} & {SPLIT_FOLDER, *DOMAINS}
 
 
 def _check_same(file: Path, meta: dict) -> None:
@@ -178,17 +188,13 @@ def _check_same(file: Path, meta: dict) -> None:
         )
 
 
-def _make_room(out_dir: Path, config: SynthConfig, ours: set[str]) -> None:
-    """Removes the folders of earlier calls, unless others' are in the way."""
-    needed = (SPLIT_FOLDER, *config.domains)
-    taken = [n for n in needed if n not in ours and (out_dir / n).exists()]
+def _check_free(out_dir: Path, names: set[str]) -> None:
+    taken = [name for name in sorted(names) if (out_dir / name).exists()]
     if taken:
         raise FileExistsError(
             f"{out_dir} has {', '.join(taken)}, not made by this generator (no "
             f"{META_FILE} names it) and not touched: name another folder"
         )
-    for name in ours.intersection((SPLIT_FOLDER, *DOMAINS)):
-        shutil.rmtree(out_dir / name, ignore_errors=True)
 
 
 def _write_splits(out_dir: Path, config: SynthConfig) -> None:
