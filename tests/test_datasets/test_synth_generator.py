@@ -27,7 +27,7 @@ from mmaction_mbcd.datasets.synth import (
 from mmaction_mbcd.datasets.synth.rendering import compute_flow, render_frames
 from mmaction_mbcd.datasets.synth.scene import Pose, action_pose
 from mmaction_mbcd.datasets.synth.sound import action_sound, render_audio
-from mmaction_mbcd.flow_coding import quantize_flow
+from mmaction_mbcd.flow_coding import dequantize_flow, quantize_flow
 from tests_support import load_tool
 
 SMALL = SynthConfig(
@@ -195,11 +195,13 @@ def test_flow_of_a_known_translation(velocity, size):
     np.testing.assert_array_equal(flow[3], flow[2])
 
 
-def test_quantize_flow_by_hand():
+def test_flow_coding_by_hand():
     # 128 + round(127 / 8 * v); 15.875 * 4 = 63.5 rounds to even 64
     flow = np.array([0, 4, -4, 8, -8, 100, -100, 0.02, 1])
     expected = [128, 192, 64, 255, 1, 255, 1, 128, 144]
     assert quantize_flow(flow, 8).tolist() == expected
+    back = dequantize_flow(np.uint8([1, 128, 255, 144]), 8)
+    np.testing.assert_allclose(back, [-8, 0, 8, 16 * 8 / 127], rtol=1e-6)
 
 
 def test_flow_file_keeps_zero_at_128(tmp_path):
