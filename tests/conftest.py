@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
-from mmaction_mbcd.datasets.synth_generator import SynthConfig, generate  # noqa: E402
+from mmaction_mbcd.datasets.synth import SynthConfig, generate  # noqa: E402
 
 # Toy tensors: a second thread costs more than it brings, most of all when others run.
 torch.set_num_threads(1)
@@ -26,9 +26,9 @@ def repo() -> Path:
 def tiny_data(tmp_path_factory):
     """Six actions, two training and one test clip each, in three domains."""
     folder = tmp_path_factory.mktemp("synth")
-    generate(
-        folder, SynthConfig(train_per_class=2, test_per_class=1), 2, progress=False
-    )
+    config = SynthConfig(train_per_class=2, test_per_class=1)
+    # More processes would first import MMAction2, which takes as long.
+    generate(folder, config, workers=1, progress=False)
     return folder
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 from mmaction.registry import DATASETS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
+
+from ..preparation.epic_splits import converted
 
 
 def find_configs(folder: Path) -> list[Path]:
@@ -72,6 +74,12 @@ def protocol(config: Path, data_root: str | None = None) -> pd.DataFrame:
     base["pipelines"] = {m: [] for m in base["pipelines"]}
     if data_root is not None:
         base["data_root"] = data_root
+    # EPIC-Kitchens publishes pickles, which the dataset does not read.
+    with converted(base["data_root"]) as base["data_root"]:
+        return _protocol(base, loader)
+
+
+def _protocol(base: dict, loader: ConfigDict) -> pd.DataFrame:
     domains = DATASETS.get(base["type"]).describe(base["data_root"])["domains"]
 
     @functools.cache

@@ -6,7 +6,7 @@ from os import path as osp
 
 from mmaction.registry import DATASETS
 
-from .epic_splits import CLASSES, PARTICIPANTS, EpicSegment, read_split, split_file
+from .epic_splits import CLASSES, PARTICIPANTS, EpicSegment, read_split
 from .multimodal_dataset import MultiModalDataset
 
 FPS = 60
@@ -19,7 +19,7 @@ class EPICKitchensDataset(MultiModalDataset):
 
     ::
 
-        MM-SADA_Domain_Adaptation_Splits/D{1,2,3}_{train,test}.{csv,pkl}
+        MM-SADA_Domain_Adaptation_Splits/D{1,2,3}_{train,test}.csv
         rgb/{train,test}/D1/P08_01/frame_0000000245.jpg
         rgb/{train,test}/D1/P08_01.wav                      (the whole video)
         flow/{train,test}/D1/P08_01/{u,v}/frame_0000000123.jpg
@@ -36,8 +36,9 @@ class EPICKitchensDataset(MultiModalDataset):
     where a modality has both, images are read. Sound is one file per video in all.
 
     Rows of the train split are looked for under ``train/``, those of
-    the test split under ``test/``, so a whole target has files under both. A CSV that
-    ``tools/data/epic/convert_splits.py`` made is preferred to its pickle.
+    the test split under ``test/``, so a whole target has files under both. The split
+    files are published as pickles: ``tools/data/epic/convert_splits.py`` makes the CSV
+    files, once.
 
     A row is a segment ``[start_frame, stop_frame)`` of a video at 60 frames per
     second. Flow is sampled at half the rate: it starts at ``ceil(start_frame / 2)``
@@ -51,7 +52,6 @@ class EPICKitchensDataset(MultiModalDataset):
 
     Raises:
         FileNotFoundError: If an annotation file is missing.
-        pickle.UnpicklingError: If one is a pickle that holds more than a table.
         ValueError: For a faulty row, see :func:`.epic_splits.read_split`, or one of
             another domain's kitchen.
     """
@@ -70,17 +70,16 @@ class EPICKitchensDataset(MultiModalDataset):
     """A modality's folders in each place, in the order of search."""
 
     def annotation_file(self, domain: str, split: str) -> str:
-        """The split's CSV file, or the pickle if there is none."""
-        return split_file(osp.join(self.data_root, self.SPLIT_FOLDER), domain, split)
+        """The split's CSV file."""
+        return osp.join(self.data_root, self.SPLIT_FOLDER, f"{domain}_{split}.csv")
 
     def rows(self, domain: str, split: str) -> list[dict]:
         """Reads the split's annotation file."""
         path = self.annotation_file(domain, split)
         if not osp.isfile(path):
             raise FileNotFoundError(
-                f"no annotation file {path} (nor a .csv beside it) for the {split} "
-                f"split of {domain!r}. Download the MM-SADA splits and set data_root "
-                f"to the folder that holds {self.SPLIT_FOLDER}"
+                f"no annotation file {path} for the {split} split of {domain!r}. "
+                f"{self._missing_help(path)}"
             )
         segments = read_split(path, self._metainfo["classes"])
         kitchen = PARTICIPANTS.get(domain)
@@ -96,6 +95,19 @@ class EPICKitchensDataset(MultiModalDataset):
         files = {video: self._files(domain, split, video) for video in videos}
         folders = {m: self._clip_folder(m, domain, split) for m in ("video", "flow")}
         return [self._row(domain, s, files[s.video_id], folders) for s in segments]
+
+    def _missing_help(self, path: str) -> str:
+        folder = osp.dirname(path)
+        if osp.isfile(f"{osp.splitext(path)[0]}.pkl"):
+            return (
+                "The published pickles lie there: convert them once, by `python "
+                f"tools/data/epic/convert_splits.py {folder} {folder}`"
+            )
+        return (
+            "Download the MM-SADA splits, convert them by `python "
+            f"tools/data/epic/convert_splits.py DOWNLOADED_SPLITS {folder}` and set "
+            f"data_root to the folder that holds {self.SPLIT_FOLDER}"
+        )
 
     def _row(
         self,

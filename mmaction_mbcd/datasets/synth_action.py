@@ -29,7 +29,7 @@ class SynthActionDataset(HACDataset):
     SPLIT_FILE = "Synth_Splits/Synth_{split}_only_{domain}.csv"
     MISSING_HELP = (
         "Generate the dataset again with `python tools/data/make_synth_action.py "
-        "--out DATA_ROOT`"
+        "DATA_ROOT --overwrite`"
     )
 
     @classmethod

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from ..analysis.curves import plot_curves, read_curves
 from ..analysis.statistics import accuracy_interval
-from ..datasets.synth_generator import SynthConfig, generate
+from ..datasets.synth import SynthConfig, generate
 from .running import RULE, best_checkpoint, run_tool
 
 

@@ -34,10 +34,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import progress
-from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image
 from ..errors import UsageError
+from ..flow_coding import quantize_flow
 from .jobs import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")

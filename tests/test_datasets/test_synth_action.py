@@ -7,6 +7,7 @@ from mmengine.registry import init_default_scope
 
 from media import pipelines, write_clip, write_split
 from mmaction_mbcd.datasets import SynthActionDataset
+from mmaction_mbcd.datasets.synth import SynthConfig, generate
 
 COMMAND = "python tools/data/make_synth_action.py"
 
@@ -66,11 +67,10 @@ def test_missing_split(tmp_path):
 
 
 def test_generated_dataset(tmp_path):
-    generator = pytest.importorskip("mmaction_mbcd.datasets.synth_generator")
-    config = generator.SynthConfig(
+    config = SynthConfig(
         train_per_class=1, test_per_class=1, num_classes=2, missing_audio=0.5
     )
-    generator.generate(tmp_path, config, workers=1, progress=False)
+    generate(tmp_path, config, workers=1, progress=False)
     init_default_scope("mmaction")
     chain = pipelines(train=False, clip_len=8, interval=2, size=56)
     data = DATASETS.build(

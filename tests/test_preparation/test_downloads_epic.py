@@ -6,10 +6,11 @@ import pytest
 
 from helpers.download_server import Served, left, load_tool, tar_bytes, tree, zip_bytes
 from mmaction_mbcd.datasets.epic_kitchens import EPICKitchensDataset
-from mmaction_mbcd.datasets.epic_splits import EpicSegment, read_splits, write_csv
+from mmaction_mbcd.datasets.epic_splits import EpicSegment, write_csv
 from mmaction_mbcd.preparation.downloads import archives
 from mmaction_mbcd.preparation.downloads import epic as lib
 from mmaction_mbcd.preparation.downloads.epic import EPIC_PARTS, EPIC_URL
+from mmaction_mbcd.preparation.epic_splits import read_splits
 
 ROOT = Path(__file__).parents[2]
 SPLITS = (

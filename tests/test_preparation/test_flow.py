@@ -14,12 +14,12 @@ from torchvision.models import optical_flow as raft
 
 from media import write_video
 from mmaction_mbcd.cli import UsageError
-from mmaction_mbcd.datasets.synth_generator import quantize_flow
 from mmaction_mbcd.datasets.transforms import (
     DecodeFlowFrames,
     DecodeFlowPair,
     OpenFlowPair,
 )
+from mmaction_mbcd.flow_coding import quantize_flow
 from mmaction_mbcd.preparation.audio import AudioExtraction
 from mmaction_mbcd.preparation.flow import (
     FlowExtraction,

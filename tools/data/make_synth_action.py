@@ -4,10 +4,11 @@ Example:
     python tools/data/make_synth_action.py data/synth --workers 2
     python tools/data/make_synth_action.py data/synth_hard --audio-difficulty 0.8
 
-See ``mmaction_mbcd/datasets/synth_generator.py`` for what the pictures and sounds are.
+See ``mmaction_mbcd/datasets/synth`` for what the pictures and sounds are.
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -20,91 +21,56 @@ except ModuleNotFoundError as error:  # outside the environment
 from rich.console import Console
 from rich.table import Table
 
-from mmaction_mbcd.datasets.synth_generator import (
+from mmaction_mbcd.datasets.synth import (
     CLASSES,
     DOMAINS,
+    META_FILE,
     SPLITS,
     SynthConfig,
-    dataset_state,
     generate,
+)
+
+HELP = dict(
+    seed="of everything",
+    domains=f"some of: {' '.join(DOMAINS)}",
+    target="domains in which the background tint is random",
+    num_classes=f"the first ones of: {' '.join(CLASSES)}",
+    train_per_class="clips per class and domain",
+    test_per_class="clips per class and domain",
+    size="pixels a side, even",
+    frames="of a clip",
+    fps="frames per second",
+    sample_rate="of the sound, Hz",
+    spurious="0 to 1: how strongly the tint follows the label in the source domains",
+    audio_difficulty="0 to 1: noise and distractors",
+    missing_audio="fraction of clips without a wav file",
+    flow_bound="pixels per frame that 8 bits span",
 )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """One option per field of the config, with the same defaults."""
-    default = SynthConfig()
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="folder to fill")
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument(
-        "--domains",
-        nargs="+",
-        default=list(default.domains),
-        metavar="DOMAIN",
-        help=f"some of: {' '.join(DOMAINS)}",
+    several = dict(
+        domains=list(SynthConfig().domains), target=list(SynthConfig().targets)
     )
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        default=list(default.targets),
-        metavar="DOMAIN",
-        help="domains in which the background tint is random",
-    )
-    parser.add_argument(
-        "--num-classes",
-        type=int,
-        default=default.num_classes,
-        help=f"the first ones of: {' '.join(CLASSES)}",
-    )
-    parser.add_argument(
-        "--train-per-class",
-        type=int,
-        default=default.train_per_class,
-        help="clips per class and domain",
-    )
-    parser.add_argument(
-        "--test-per-class",
-        type=int,
-        default=default.test_per_class,
-        help="clips per class and domain",
-    )
-    parser.add_argument(
-        "--size", type=int, default=default.size, help="pixels a side, even"
-    )
-    parser.add_argument("--frames", type=int, default=default.frames)
-    parser.add_argument("--fps", type=int, default=default.fps)
-    parser.add_argument(
-        "--sample-rate", type=int, default=default.sample_rate, help="of the sound, Hz"
-    )
-    parser.add_argument(
-        "--spurious",
-        type=float,
-        default=default.spurious,
-        help="0 to 1: how strongly the tint follows the label in the source domains",
-    )
-    parser.add_argument(
-        "--audio-difficulty",
-        type=float,
-        default=default.audio_difficulty,
-        help="0 to 1: noise and distractors",
-    )
-    parser.add_argument(
-        "--missing-audio",
-        type=float,
-        default=default.missing_audio,
-        help="fraction of clips without a wav file",
-    )
-    parser.add_argument(
-        "--flow-bound",
-        type=float,
-        default=default.flow_bound,
-        help="pixels per frame that 8 bits span",
-    )
+    for field in dataclasses.fields(SynthConfig):
+        option, text = f"--{field.name.replace('_', '-')}", HELP[field.name]
+        if field.name in several:
+            default = several[field.name]
+            parser.add_argument(
+                option, nargs="+", default=default, metavar="DOMAIN", help=text
+            )
+        else:
+            kind, default = type(field.default), field.default
+            parser.add_argument(option, type=kind, default=default, help=text)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
+        "--overwrite",
         "--force",
         action="store_true",
         help="replace a synthetic data set that is already in the folder",
@@ -137,17 +103,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, or 2 after an error of the caller's."""
     args = vars(parse_args(argv))
     out, workers = args.pop("out"), args.pop("workers")
-    force, quiet = args.pop("force"), args.pop("quiet")
+    overwrite, quiet = args.pop("overwrite"), args.pop("quiet")
     # The file holds a plain name where there is one target, like the default.
     target = args.pop("target")
     config = SynthConfig(target=target[0] if len(target) == 1 else target, **args)
     try:
-        config.validate()
-        ready = not force and dataset_state(out, config) == "complete"
+        was_there = (out / META_FILE).exists() and not overwrite
         start = time.perf_counter()
-        meta = generate(out, config, workers, force, progress=not quiet)
-        seconds = 0.0 if ready else time.perf_counter() - start
-    except (ValueError, FileExistsError) as error:
+        meta = generate(out, config, workers, overwrite, progress=not quiet)
+        seconds = 0.0 if was_there else time.perf_counter() - start
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     Console().print(summary(meta, out, seconds))

@@ -5,12 +5,11 @@ Example:
         data/epic/MM-SADA_Domain_Adaptation_Splits
 
 A pickle can run any code. These are read by an unpickler that admits tables and
-refuses the rest; see ``mmaction_mbcd/datasets/epic_splits.py``. ``EPICKitchensDataset``
-reads both, and prefers the CSV files.
+refuses the rest; see ``mmaction_mbcd/preparation/epic_splits.py``.
+``EPICKitchensDataset`` reads the CSV files alone. Both folders may be the same.
 """
 
 import argparse
-import pickle
 import sys
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from mmaction_mbcd.datasets.epic_splits import (
     PARTICIPANTS,
     SPLITS,
     EpicSegment,
-    read_splits,
-    write_csv,
 )
+from mmaction_mbcd.preparation.epic_splits import convert, read_splits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,12 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, or 2 after an error of the caller's."""
     args = parse_args(argv)
     try:
-        splits = read_splits(str(args.in_dir))
+        splits = read_splits(args.in_dir)
         if not args.dry_run:
-            args.out_dir.mkdir(parents=True, exist_ok=True)
-            for name, segments in splits.items():
-                write_csv(segments, str(args.out_dir / f"{name}.csv"))
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+            convert(splits, args.out_dir)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     done = "dry run, nothing written" if args.dry_run else f"{len(splits)} CSV files"
