@@ -24,7 +24,7 @@ from mmaction_mbcd.experiments.leave_one_out import (
     run_benchmark,
 )
 from mmaction_mbcd.experiments.running import RunError
-from mmaction_mbcd.preparation.ready import training_problems
+from mmaction_mbcd.preparation.check import training_problems
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
