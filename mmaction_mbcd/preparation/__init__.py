@@ -1,8 +1,8 @@
 """Making flow and sound from videos, in the layouts that the datasets read."""
 
 from .audio import AudioExtraction
+from .extraction import Extraction, MediaError, NothingToWrite, extract
 from .flow import FlowExtraction, dequantize_flow, optical_flow
-from .jobs import Extraction, MediaError, NothingToWrite, extract
 
 __all__ = [
     "AudioExtraction",

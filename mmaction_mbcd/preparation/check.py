@@ -442,7 +442,9 @@ def check(
         Console(stderr=True).print("interrupted; nothing is reported")
         return 130
     # A clip may stand in two splits.
-    findings = list(dict.fromkeys(f for row in rows for f in findings_of(row, readings)))
+    findings = list(
+        dict.fromkeys(f for row in rows for f in findings_of(row, readings))
+    )
     table, absent = overview(rows, readings)
     if csv_file is not None:
         with open(csv_file, "w", newline="", encoding="utf-8") as file:

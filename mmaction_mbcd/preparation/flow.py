@@ -38,7 +38,7 @@ from ..cli import UsageError
 from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image
-from .jobs import Extraction, MediaError, read_packets
+from .extraction import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")
 LAYOUTS = ("mp4", "frames")

@@ -12,7 +12,7 @@ from mmaction_mbcd.datasets import MissingModalityError
 from mmaction_mbcd.datasets.transforms import LoadWaveform
 from mmaction_mbcd.preparation import audio
 from mmaction_mbcd.preparation.audio import AudioExtraction
-from mmaction_mbcd.preparation.jobs import MediaError, NothingToWrite
+from mmaction_mbcd.preparation.extraction import MediaError, NothingToWrite
 
 RATE = 16000
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from mmaction_mbcd.cli import UsageError
-from mmaction_mbcd.preparation.jobs import (
+from mmaction_mbcd.preparation.extraction import (
     INTERRUPTED,
+    Conversion,
     Extraction,
-    Job,
     MediaError,
     extract,
     find_videos,
     make_outputs,
-    plan_jobs,
+    plan,
 )
 
 # A module of its own, so that worker processes can import it too.
@@ -29,7 +29,7 @@ FAULTY = '''
 import os, time
 from dataclasses import dataclass
 from typing import ClassVar
-from mmaction_mbcd.preparation.jobs import Extraction, MediaError, NothingToWrite
+from mmaction_mbcd.preparation.extraction import Extraction, MediaError, NothingToWrite
 
 @dataclass(frozen=True)
 class Faulty(Extraction):
@@ -157,7 +157,7 @@ def test_one_file_and_nothing(tmp_path):
 
 def test_output_keeps_the_relative_path_and_odd_names(tmp_path):
     touch(tmp_path / "in", "a/drinking_54 .mp4", "a/v1.5.mkv")
-    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", Dots())
+    jobs = plan(tmp_path / "in", tmp_path / "out", Dots())
     assert [job.outputs[0] for job in jobs] == [
         tmp_path / "out/a/drinking_54 .out",
         tmp_path / "out/a/v1.5.out",
@@ -173,10 +173,10 @@ def test_equal_stems_are_refused_before_any_work(tmp_path):
 
 def test_an_output_inside_another_ones_folder_is_refused(tmp_path):
     touch(tmp_path / "in", "p.mp4", "p/a.mp4")
-    assert len(plan_jobs(tmp_path / "in", tmp_path / "out", Frames())) == 2
+    assert len(plan(tmp_path / "in", tmp_path / "out", Frames())) == 2
     touch(tmp_path / "in", "p/u.mp4")
     with pytest.raises(UsageError, match=r"p.mp4 and p/u.mp4 would be written"):
-        plan_jobs(tmp_path / "in", tmp_path / "out", Frames())
+        plan(tmp_path / "in", tmp_path / "out", Frames())
 
 
 class Pair(Dots):
@@ -189,9 +189,9 @@ class Pair(Dots):
 @pytest.mark.parametrize("out", [".", "flow"])
 def test_outputs_that_are_videos_are_no_sources(tmp_path, out):
     touch(tmp_path, "clip.mp4")
-    first = plan_jobs(tmp_path, tmp_path / out, Pair())
+    first = plan(tmp_path, tmp_path / out, Pair())
     touch(tmp_path / out, "clip_x.mp4", "clip_y.mp4")
-    assert plan_jobs(tmp_path, tmp_path / out, Pair()) == first
+    assert plan(tmp_path, tmp_path / out, Pair()) == first
     assert first[0].done
 
 
@@ -202,7 +202,7 @@ def test_no_moment_has_all_outputs_but_half_of_them_old(tmp_path, faulty, monkey
     source = tmp_path / "x.mp4"
     source.write_text("new")
     outputs = tmp_path / "a", tmp_path / "b"
-    job = Job(source, outputs)
+    job = Conversion(source, outputs)
     for path in outputs:
         path.write_text("old")
     seen, replace = [], os.replace
@@ -222,7 +222,7 @@ def test_a_failed_job_leaves_older_outputs_and_nothing_else(tmp_path, faulty):
     source.write_text("broken")
     (tmp_path / "a").write_text("old")
     with pytest.raises(MediaError, match="it is broken"):
-        make_outputs(faulty(), Job(source, (tmp_path / "a", tmp_path / "b")))
+        make_outputs(faulty(), Conversion(source, (tmp_path / "a", tmp_path / "b")))
     assert {p.name for p in tmp_path.iterdir()} == {"module", "x.mp4", "a"}
 
 
@@ -341,7 +341,7 @@ def test_killed_run_takes_its_workers_along(tmp_path, faulty, videos):
             import sys
             sys.path.insert(0, {str(tmp_path / "module")!r})
             from faulty_extraction import Faulty
-            from mmaction_mbcd.preparation.jobs import extract
+            from mmaction_mbcd.preparation.extraction import extract
             if __name__ == "__main__":
                 extract({str(folder)!r}, {str(out)!r}, Faulty(), workers=2)
             """

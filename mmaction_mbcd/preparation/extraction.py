@@ -1,44 +1,33 @@
 """What extracting flow and extracting sound share.
 
 An :class:`Extraction` says which files a video becomes and writes them. The rest is
-here, in the order in which it happens::
-
-    find_videos   the videos of a folder
-    plan_jobs     one job per video, and whether two of them are in each other's way
-    run_jobs      do them in processes; a failed one does not stop the others
-    make_outputs  one job: under temporary names, renamed once all is written
-    extract       all of it, with progress, summary and exit code
-
-A run that was killed at any moment is continued by the same command.
+here: find the videos, make what is not there yet under temporary names that are renamed
+once all is written, in processes, with progress, summary and exit code. A run that was
+killed at any moment is continued by the same command.
 """
 
 import dataclasses
 import errno
 import fcntl
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import threading
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TextIO
 
 import av
-import cv2
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from .. import progress
 from ..cli import UsageError
+from ..parallel import run_parallel
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Names that end so, in either case, are videos."""
@@ -115,7 +104,7 @@ class Extraction:
         return dataclasses.asdict(self)
 
 
-class Job(NamedTuple):
+class Conversion(NamedTuple):
     """One video and what becomes of it."""
 
     source: Path
@@ -126,11 +115,29 @@ class Job(NamedTuple):
         """Whether all outputs exist: they get their names only when complete."""
         return all(output.exists() for output in self.outputs)
 
+    @property
+    def temporaries(self) -> tuple[Path, ...]:
+        """Names while writing: what a killed run left is overwritten, not piled up."""
+        return tuple(path.with_name(f".{path.name}.part") for path in self.outputs)
+
+    @property
+    def replaced(self) -> tuple[Path, ...]:
+        """Names of older outputs while they are replaced."""
+        return tuple(path.with_name(f".{path.name}.old.part") for path in self.outputs)
+
+    def tidy(self) -> None:
+        """Removes what has a name of a moment only."""
+        for path in (*self.temporaries, *self.replaced):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
 
 class Result(NamedTuple):
-    """How a job ended: ``status`` is one of the four words of this module."""
+    """How a conversion ended: ``status`` is one of the four words of this module."""
 
-    job: Job
+    conversion: Conversion
     status: str
     reason: str = ""
     counted: int = 0  # units of progress
@@ -179,8 +186,8 @@ def find_videos(videos: Path) -> tuple[Path, list[Path]]:
     return videos, sorted(found)
 
 
-def plan_jobs(videos: Path, out: Path, extraction: Extraction) -> list[Job]:
-    """One job per video; outputs keep the video's relative path.
+def plan(videos: Path, out: Path, extraction: Extraction) -> list[Conversion]:
+    """What is made of each video; outputs keep the video's relative path.
 
     Videos that are themselves outputs (flow written beside its source) are left out.
 
@@ -188,39 +195,33 @@ def plan_jobs(videos: Path, out: Path, extraction: Extraction) -> list[Job]:
         UsageError: If there are no videos, or two of them would write one output.
     """
     root, sources = find_videos(videos.absolute())
-    jobs = [
-        Job(source, extraction.outputs(out.absolute() / _stem(source, root)))
-        for source in sources
+    # As the datasets cut a suffix off; Path.with_suffix differs for "a..mp4".
+    stems = [os.path.splitext(source.relative_to(root))[0] for source in sources]
+    plans = [
+        Conversion(source, extraction.outputs(out.absolute() / stem))
+        for source, stem in zip(sources, stems, strict=True)
     ]
-    made = {os.path.realpath(output) for job in jobs for output in job.outputs}
-    jobs = [job for job in jobs if os.path.realpath(job.source) not in made]
-    owners: dict[Path, Job] = {}
+    made = {os.path.realpath(output) for each in plans for output in each.outputs}
+    plans = [each for each in plans if os.path.realpath(each.source) not in made]
+    owners: dict[Path, Conversion] = {}
+    for each in plans:
+        for output in each.outputs:
+            owners.setdefault(output, each)
     clashes = []
-    for job in jobs:
-        first = next((owners[o] for o in job.outputs if o in owners), None)
-        if first is not None:
-            clashes.append((first, job))
-        owners.update(dict.fromkeys(job.outputs, job))
-    for job in jobs:  # frames of a/u.mp4 would lie in the folder a/u of a.mp4
-        inside = (p for output in job.outputs for p in output.parents if p in owners)
-        if (folder := next(inside, None)) is not None:
-            clashes.append((owners[folder], job))
+    for each in plans:
+        # Frames of a/u.mp4 would lie in the folder a/u of a.mp4.
+        places = [p for output in each.outputs for p in (output, *output.parents)]
+        others = (owners[p] for p in places if owners.get(p, each) is not each)
+        if (other := next(others, None)) is not None:
+            pair = [show(c.source.relative_to(root)) for c in (other, each)]
+            clashes.append(" and ".join(pair))
     if clashes:
-        pairs = [
-            " and ".join(show(job.source.relative_to(root)) for job in pair)
-            for pair in clashes[:5]
-        ]
         more = f" and {len(clashes) - 5} more pairs" if len(clashes) > 5 else ""
         raise UsageError(
-            f"{', '.join(pairs)}{more} would be written to the same place; rename one "
-            "of each, or process them into different folders"
+            f"{', '.join(clashes[:5])}{more} would be written to the same place; "
+            "rename one of each, or process them into different folders"
         )
-    return jobs
-
-
-def _stem(source: Path, root: Path) -> Path:
-    # As the datasets cut a suffix off; Path.with_suffix differs for "a..mp4".
-    return Path(os.path.splitext(source.relative_to(root))[0])
+    return plans
 
 
 def show(path: Path) -> str:
@@ -229,28 +230,11 @@ def show(path: Path) -> str:
 
 
 # --------------------------------------------------------------------------------
-# One job
+# One video
 
 
-def _temporaries(job: Job) -> tuple[Path, ...]:
-    # One name per output: what a killed run left is overwritten, not piled up.
-    return tuple(path.with_name(f".{path.name}.part") for path in job.outputs)
-
-
-def _replaced(job: Job) -> tuple[Path, ...]:
-    return tuple(path.with_name(f".{path.name}.old.part") for path in job.outputs)
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def make_outputs(extraction: Extraction, job: Job) -> None:
-    """Does one job, so that at no moment all outputs exist unless all are complete.
+def make_outputs(extraction: Extraction, conversion: Conversion) -> None:
+    """Converts, so that at no moment all outputs exist unless all are complete.
 
     Outputs of an earlier run are replaced.
 
@@ -258,146 +242,41 @@ def make_outputs(extraction: Extraction, job: Job) -> None:
         Exception: Whatever :meth:`Extraction.write` raises. Outputs of an earlier run
             are kept then, and nothing of this one.
     """
-    temporaries, replaced = _temporaries(job), _replaced(job)
+    source, outputs = conversion
     try:
-        for path in job.outputs:
+        for path in outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
-        _remove((*temporaries, *replaced))
-        extraction.write(job.source, temporaries)
-        for output, old in zip(job.outputs, replaced, strict=True):
+        conversion.tidy()
+        extraction.write(source, conversion.temporaries)
+        for output, old in zip(outputs, conversion.replaced, strict=True):
             if output.exists():
                 os.replace(output, old)
-        for temporary, output in zip(temporaries, job.outputs, strict=True):
+        for temporary, output in zip(conversion.temporaries, outputs, strict=True):
             os.replace(temporary, output)
     finally:
-        _remove((*temporaries, *replaced))
+        conversion.tidy()
 
 
-def _attempt(extraction: Extraction, job: Job) -> Result:
-    status, reason, before = MADE, "", progress.counted()
-    try:
-        make_outputs(extraction, job)
-    except NothingToWrite as nothing:
-        status, reason = NOTHING, str(nothing)
-    except Exception as error:  # any fault of one video must not stop the others
-        status, reason = FAILED, _reason(error)
-    return Result(job, status, reason, progress.counted() - before)
+@dataclass(frozen=True)
+class _Converter:
+    """What worker processes do."""
 
+    extraction: Extraction
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, MediaError):
-        return str(error)
-    if isinstance(error, av.FFmpegError):
-        return f"it cannot be decoded: {error.strerror}"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-# --------------------------------------------------------------------------------
-# Many jobs
-
-
-def run_jobs(
-    extraction: Extraction,
-    jobs: Iterable[Job],
-    workers: int = 1,
-    sender: Connection | None = None,
-) -> Generator[Result, None, None]:
-    """Does the jobs and yields how each ended, in the order in which they end.
-
-    Close the generator to stop: processes are killed, and what they were writing is
-    removed.
-
-    Args:
-        extraction: What to make.
-        jobs: Of which videos.
-        workers: Processes of one thread each. With one, this process does it.
-        sender: Where progress is counted, see :class:`.progress.Meter`.
-    """
-    if workers == 1:
-        with _opencv_on_one_thread(), _counting(sender):
-            for job in jobs:
-                yield _attempt(extraction, job)
-        return
-    queue, suspects = deque(jobs), []
-    while queue:
-        suspects += yield from _run_in_pool(extraction, queue, workers, sender)
-    # A decoder may crash on a damaged file. Who did it shows when alone.
-    for job in suspects:
-        if (yield from _run_in_pool(extraction, deque([job]), 1)):
-            yield Result(
-                job,
-                FAILED,
-                "the process that worked on it died (a crash of the decoder, or out "
-                "of memory: use fewer workers)",
-            )
-
-
-def _run_in_pool(
-    extraction: Extraction,
-    queue: deque[Job],
-    workers: int,
-    sender: Connection | None = None,
-) -> Generator[Result, None, list[Job]]:
-    """Empties the queue; after a crash, returns the jobs that were being done."""
-    # Importing this package takes seconds; the server does it once and then forks.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, type(extraction).__module__])
-    strangers = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (sender,))
-    running = {}
-    try:
-        while queue or running:
-            while queue and len(running) < workers:
-                future = pool.submit(_attempt, extraction, queue[0])
-                running[future] = queue.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                del running[future]
-                yield result
-    except BrokenProcessPool:
-        pass
-    finally:
-        if running:
-            for process in set(multiprocessing.active_children()) - strangers:
-                process.kill()
-        pool.shutdown(cancel_futures=True)
-        for job in running.values():
-            _remove((*_temporaries(job), *_replaced(job)))
-    return list(running.values())
-
-
-def _start_worker(sender: Connection | None) -> None:
-    progress.count_into(sender)
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-@contextmanager
-def _counting(sender: Connection | None) -> Iterator[None]:
-    progress.count_into(sender)
-    try:
-        yield
-    finally:
-        progress.count_into(None)
-
-
-@contextmanager
-def _opencv_on_one_thread() -> Iterator[None]:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+    def __call__(self, conversion: Conversion) -> Result:
+        status, reason, before = MADE, "", progress.counted()
+        try:
+            make_outputs(self.extraction, conversion)
+        except NothingToWrite as nothing:
+            status, reason = NOTHING, str(nothing)
+        except MediaError as error:
+            status, reason = FAILED, str(error)
+        except av.FFmpegError as error:
+            status, reason = FAILED, f"it cannot be decoded: {error.strerror}"
+        except Exception as error:  # any fault of one video must not stop the others
+            lines = str(error).strip().splitlines() or [""]
+            status, reason = FAILED, f"{type(error).__name__}: {lines[0]}"
+        return Result(conversion, status, reason, progress.counted() - before)
 
 
 # --------------------------------------------------------------------------------
@@ -434,59 +313,62 @@ def extract(
         workers = extraction.default_workers()
     if workers < 1:
         raise UsageError(f"--workers: got {workers}, needs at least 1")
-    jobs = plan_jobs(videos, out, extraction)
-    todo, results = [], []
-    for job in jobs:
-        if job.done and not overwrite:
-            results.append(Result(job, THERE))
-        else:
-            todo.append(job)
+    plans = plan(videos, out, extraction)
+    todo = [each for each in plans if overwrite or not each.done]
+    results = [Result(each, THERE) for each in plans if each not in {*todo}]
     settings_file = out / f"{extraction.name}_settings.json"
     if dry_run:
-        there = settings_file.is_file() and not overwrite
-        if there and _holds_outputs(out, jobs, settings_file):
-            _compare_settings(settings_file, settings_file.read_text(), extraction)
-        for job in todo:
-            places = ", ".join(show(path.relative_to(out)) for path in job.outputs)
-            print(f"{show(job.source)} -> {places}")
+        if not overwrite:
+            _check_settings(settings_file, plans, extraction)
+        for source, outputs in todo:
+            places = ", ".join(show(path.relative_to(out)) for path in outputs)
+            print(f"{show(source)} -> {places}")
         counts = {"to make": len(todo), THERE: len(results)}
         _print_counts(f"{show(out)}: dry run, nothing written", counts)
         return 0
 
     interrupted = False
     with _claim(settings_file, extraction.name) as file, _sigterm_as_interrupt():
-        if not overwrite and _holds_outputs(out, jobs, settings_file):
-            _compare_settings(settings_file, file.read(), extraction)
+        if not overwrite:
+            _check_settings(settings_file, plans, extraction)
         try:
             if todo:
                 extraction.prepare()
             file.truncate(0)
             file.write(json.dumps(extraction.settings(), indent=2) + "\n")
             file.flush()
-            _do(extraction, todo, workers, results)
+            for result in _convert(extraction, todo, workers):
+                results.append(result)  # one by one: an interruption keeps them
         except KeyboardInterrupt:
             interrupted = True
-    _report(out, extraction, results, not_reached=len(jobs) - len(results))
+    _report(out, extraction, results, not_reached=len(plans) - len(results))
     if interrupted:
         print("Interrupted. The same command goes on from here.")
         return INTERRUPTED
     return int(any(result.status == FAILED for result in results))
 
 
-def _do(
-    extraction: Extraction, todo: list[Job], workers: int, results: list[Result]
-) -> None:
-    """Does the jobs and appends their results, so that an interruption keeps them."""
+def _convert(
+    extraction: Extraction, todo: Sequence[Conversion], workers: int
+) -> Iterator[Result]:
+    """Converts with progress, and yields how each ended."""
     workers = max(1, min(workers, len(todo)))
-    sizes = {job: extraction.size(job.source) for job in todo}
+    sizes = {each: extraction.size(each.source) for each in todo}
     title, total = f"extracting {extraction.name}", sum(sizes.values())
     with progress.Meter(title, extraction.unit, total, workers) as meter:
-        running = run_jobs(extraction, todo, workers, meter.sender)
+        running = run_parallel(
+            _Converter(extraction),
+            todo,
+            workers,
+            sender=meter.sender,
+            abandoned=Conversion.tidy,
+        )
         with closing(running):
-            for result in running:
-                results.append(result)
+            for conversion, result, error in running:
+                result = result or Result(conversion, FAILED, str(error))
                 # A header may be wrong, and what failed is over too.
-                meter.add(sizes[result.job] - result.counted)
+                meter.add(sizes[conversion] - result.counted)
+                yield result
 
 
 @contextmanager
@@ -512,27 +394,29 @@ def _claim(path: Path, name: str) -> Iterator[TextIO]:
         except OSError as error:  # a file system without locks
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-        file.seek(0)
         yield file
 
 
-def _holds_outputs(out: Path, jobs: list[Job], settings_file: Path) -> bool:
-    """Whether a folder has more in it than settings, sources and torn pieces."""
-    others = {settings_file, *(job.source for job in jobs)}
-    return any(
-        path not in others and not path.is_dir()
-        for path in out.rglob("*")
-        if not any(part.endswith(".part") for part in path.relative_to(out).parts)
+def _check_settings(
+    path: Path, plans: Iterable[Conversion], extraction: Extraction
+) -> None:
+    """Refuses a folder that holds outputs of other settings."""
+    if not path.is_file():
+        return
+    # Sources and torn pieces, or settings alone, are no outputs.
+    others = {path, *(each.source for each in plans)}
+    outputs = (
+        each
+        for each in path.parent.rglob("*")
+        if each not in others and not each.is_dir()
+        if not any(p.endswith(".part") for p in each.relative_to(path.parent).parts)
     )
-
-
-def _compare_settings(path: Path, text: str, extraction: Extraction) -> None:
     try:
-        there = json.loads(text or "null")
+        there = json.loads(path.read_text() or "null")
     except ValueError:
         there = {}
     here = extraction.settings()
-    if there is None or there == here:
+    if there is None or there == here or not any(outputs):
         return
     there = there if isinstance(there, dict) else {}
     differences = ", ".join(
@@ -569,24 +453,19 @@ def _print_counts(title: str, counts: dict[str, int]) -> None:
 
 
 def _report(
-    out: Path,
-    extraction: Extraction,
-    results: list[Result],
-    not_reached: int,
+    out: Path, extraction: Extraction, results: list[Result], not_reached: int
 ) -> None:
     words = {MADE: MADE, THERE: THERE, NOTHING: extraction.nothing, FAILED: FAILED}
-    counts = {
-        word: sum(result.status == status for result in results)
-        for status, word in words.items()
-        if word
-    }
+    found = Counter(words[result.status] for result in results)
+    counts = {word: found[word] for word in words.values() if word}
     if not_reached:
         counts["not reached"] = not_reached
     _print_counts(show(out), counts)
     for status in (NOTHING, FAILED):
-        chosen = sorted(result for result in results if result.status == status)
-        for job, _, reason, _ in chosen:
-            print(": ".join(filter(None, (words[status], show(job.source), reason))))
+        for conversion, own, reason, _ in sorted(results):
+            if own == status:
+                told = (words[status], show(conversion.source), reason)
+                print(": ".join(filter(None, told)))
     if counts[FAILED]:
         print(
             "Fetch the failed videos again, or re-encode them with "
@@ -604,7 +483,7 @@ def read_packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
     Packets that flush a decoder, the last of every stream, hold no index of their own:
     ``packet.stream_index`` is 0 there.
 
-    A file that was cut off often decodes without an error up to its end. Here the end
+    A file that was cut off often decodes without an error up to its end. So the end
     is compared with the length that the header promises; a tenth, at most a second, may
     be missing, since headers round and streams end at different times.
 
