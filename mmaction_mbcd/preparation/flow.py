@@ -8,11 +8,10 @@ The chain of :meth:`FlowExtraction.write`::
     write_videos   a pair of videos (HAC's layout), or
     write_images   two folders of images (EPIC-Kitchens')
 
-``quantize_flow`` is the one that makes the synthetic data. No motion is exactly 128,
-which is the mean that flow is normalised with, and mirroring is exact: ``256 - x``
-swaps -bound and bound (see ``transforms.mirror_flow``). dense_flow, which much
-published flow was made with, puts -bound, 0, bound at 0, 127.5, 255; the two differ
-by at most one grey level.
+No motion is exactly 128, which is the mean that flow is normalised with, and mirroring
+is exact: ``256 - x`` swaps -bound and bound (see ``transforms.mirror_flow``).
+dense_flow, which much published flow was made with, puts -bound, 0, bound at 0, 127.5,
+255; the two differ by at most one grey level.
 """
 
 import functools
@@ -22,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import av
 import cv2
@@ -35,7 +35,6 @@ from torch.nn import functional as F
 
 from .. import progress
 from ..cli import UsageError
-from ..datasets.synth_generator import quantize_flow
 from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image
 from .extraction import Extraction, MediaError, read_packets
@@ -105,13 +104,8 @@ class FlowExtraction(Extraction):
     raft_weights: str | None = None
 
     def check(self) -> None:
-        """Checks every setting.
-
-        Raises:
-            UsageError: One line that names all settings that cannot work.
-        """
-        problems = list(self._problems())
-        if problems:
+        """Raises one :class:`UsageError` for all settings that cannot work."""
+        if problems := list(self._problems()):
             raise UsageError("; ".join(problems))
 
     def _problems(self) -> Iterator[str]:
@@ -131,9 +125,9 @@ class FlowExtraction(Extraction):
             )
         if self.method == "tvl1" and not hasattr(cv2, "optflow"):
             yield (
-                "--method tvl1 needs OpenCV's contributed modules, which "
-                f"OpenCV {cv2.__version__} here lacks; `pip install "
-                "opencv-contrib-python`, or use --method dis"
+                "--method tvl1 needs OpenCV's contributed modules, which OpenCV "
+                f"{cv2.__version__} lacks; `pip install opencv-contrib-python`, or use "
+                "--method dis"
             )
         if self.method == "raft":
             yield from self._raft_problems()
@@ -200,9 +194,10 @@ class FlowExtraction(Extraction):
         """
         even = self.layout == "mp4"
         write_pair = write_images if self.layout == "frames" else write_videos
-        with open_video(source, self.fps_divisor, self.short_side, even) as video:
-            flow = optical_flow(video.frames, self._method())
-            count = write_pair(targets, self._quantized(flow), video.rate)
+        opened = open_video(source, self.fps_divisor, self.short_side, even)
+        with opened as (frames, rate):
+            flow = optical_flow(frames, self._method())
+            count = write_pair(targets, self._quantized(flow), rate)
         if not count:
             at = f" at --fps-divisor {self.fps_divisor}" * (self.fps_divisor > 1)
             raise MediaError(f"it has fewer than two frames{at}, and flow needs two")
@@ -230,35 +225,26 @@ class FlowExtraction(Extraction):
 # From the video to flow
 
 
-class Video(NamedTuple):
-    """A video that is being read.
-
-    Attributes:
-        frames: ``(H, W, 3)`` uint8 RGB, one after the other.
-        rate: Frames per second.
-    """
-
-    frames: Iterator[np.ndarray]
-    rate: Fraction
-
-
 @contextmanager
 def open_video(
     source: Path | str,
     every: int = 1,
     short_side: int | None = None,
     even: bool = False,
-) -> Iterator[Video]:
+) -> Iterator[tuple[Iterator[np.ndarray], Fraction]]:
     """Opens a video and decodes it frame by frame.
 
     Frames are counted, not timed, and turned as the file says: both as decord does,
-    so that frame i here is frame i of the video modality.
+    so that frame i is frame i of the video modality.
 
     Args:
         source: The file.
-        every: Use every how many frames, from the first on; ``rate`` is divided by it.
+        every: Use every how many frames, from the first on.
         short_side: See :func:`resized_size`.
         even: See :func:`resized_size`.
+
+    Yields:
+        The frames, ``(H, W, 3)`` uint8 RGB, and how many of them a second has.
 
     Raises:
         MediaError: If there is no video stream, or (while reading) the file is cut off.
@@ -270,38 +256,34 @@ def open_video(
         stream.codec_context.thread_count = 1
         # 25 for the rare stream that does not say.
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25) / every
-        frames = _decode(container, stream.index, every)
-        yield Video(_resized(frames, short_side, even), rate)
+        yield _frames(container, stream.index, every, short_side, even), rate
 
 
-def _decode(
-    container: av.container.InputContainer, index: int, every: int
+def _frames(
+    container: av.container.InputContainer,
+    index: int,
+    every: int,
+    short_side: int | None,
+    even: bool,
 ) -> Iterator[np.ndarray]:
-    count = 0
+    count, size = 0, None
     for packet in read_packets(container):
-        if packet.stream.index != index:
-            continue
-        for frame in packet.decode():
-            if count % every == 0:
-                yield upright_image(frame)
+        for frame in packet.decode() if packet.stream.index == index else ():
             count += 1
+            if (count - 1) % every:
+                continue
+            image = upright_image(frame)
+            # The first frame decides, should the size change within a video.
+            size = size or resized_size(*image.shape[:2], short_side, even)
+            yield np.ascontiguousarray(_resize(image, size))
 
 
-def _resized(
-    frames: Iterable[np.ndarray], short_side: int | None, even: bool
-) -> Iterator[np.ndarray]:
-    size = None
-    for frame in frames:
-        # The first frame decides, should the size change within a video.
-        size = size or resized_size(*frame.shape[:2], short_side, even)
-        shrinks = size[0] * size[1] < frame.shape[0] * frame.shape[1]
-        if frame.shape[:2] != size:
-            frame = cv2.resize(
-                np.ascontiguousarray(frame),
-                size[::-1],
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            )
-        yield np.ascontiguousarray(frame)
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=kind)
 
 
 def resized_size(
@@ -334,11 +316,8 @@ def optical_flow(frames: Iterable[np.ndarray], method: Method) -> Iterator[np.nd
         np.ndarray: T - 1 times ``(H, W, 2)`` float32, displacement right and down in
         pixels.
     """
-    previous = None
-    for frame in frames:
-        if previous is not None:
-            yield method(previous, frame)
-        previous = frame
+    for first, second in pairwise(frames):
+        yield method(first, second)
 
 
 def _opencv_flow(
@@ -348,8 +327,24 @@ def _opencv_flow(
     return estimator.calc(first, second, None)
 
 
+def quantize_flow(flow: np.ndarray, bound: float) -> np.ndarray:
+    """Flow as 8 bits: -bound, 0, +bound pixels become 1, 128, 255.
+
+    Args:
+        flow: Any shape, pixels per frame.
+        bound: Positive; larger displacements are clipped.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    if not bound > 0:
+        raise ValueError(f"the flow bound must be a positive number; got {bound!r}")
+    scaled = np.clip(np.asarray(flow, np.float64) / bound, -1, 1) * 127
+    return (FLOW_ZERO + np.rint(scaled)).astype(np.uint8)
+
+
 def dequantize_flow(pixels: np.ndarray, bound: float) -> np.ndarray:
-    """Flow in pixels per frame, from its 8 bits: the inverse of ``quantize_flow``.
+    """Flow in pixels per frame, from its 8 bits: the inverse of :func:`quantize_flow`.
 
     Exact to half a step, ``bound / 254`` pixels, where the flow was not clipped.
 
@@ -393,26 +388,24 @@ def load_raft(weights: str | None, device: str) -> nn.Module:
     """
     raft = _torchvision_raft()
     published = raft.Raft_Large_Weights.DEFAULT
-    if weights is None:
-        try:
-            model = raft.raft_large(weights=published, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(
-                f"cannot fetch RAFT's weights ({_first_line(error)}); download "
-                f"{published.url} elsewhere and name the file with --raft-weights, or "
-                "use --method tvl1 or dis"
-            ) from error
-        return model.eval().to(device)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        # Only the large network learns how to upsample.
-        large = any(key.startswith("mask_predictor.") for key in state)
-        model = (raft.raft_large if large else raft.raft_small)(weights=None)
-        model.load_state_dict(state)
-    except Exception as error:  # unpickling what is no pickle raises anything
+        if weights is None:
+            model = raft.raft_large(weights=published, progress=False)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            # Only the large network learns how to upsample.
+            large = any(key.startswith("mask_predictor.") for key in state)
+            model = (raft.raft_large if large else raft.raft_small)(weights=None)
+            model.load_state_dict(state)
+    except Exception as error:  # unpickling what is not a pickle raises anything
+        reason = _first_line(error)
         raise UsageError(
-            f"--raft-weights: {weights} holds no state dict of torchvision's "
-            f"raft_large or raft_small ({_first_line(error)}); {published.url} does"
+            f"cannot fetch RAFT's weights ({reason}); download {published.url} "
+            "elsewhere and name the file with --raft-weights, or use --method tvl1 or "
+            "dis"
+            if weights is None
+            else f"--raft-weights: {weights} holds no state dict of torchvision's "
+            f"raft_large or raft_small ({reason}); {published.url} does"
         ) from error
     return model.eval().to(device)
 
@@ -469,21 +462,17 @@ def write_videos(
         for count, pair in enumerate(pairs, 1):  # noqa: B007  returned
             if not videos:
                 for path in paths:
-                    video = av.open(str(path), "w", format="mp4")
-                    videos.append(stack.enter_context(video))
+                    video = stack.enter_context(av.open(str(path), "w", format="mp4"))
+                    videos.append(video)
                     _add_stream(video, pair.shape[:2], rate)
             for video, image in zip(videos, np.moveaxis(pair, -1, 0), strict=True):
-                video.mux(video.streams[0].encode(_grey_frame(image)))
+                planes = np.full((image.shape[0] * 3 // 2, image.shape[1]), 128, "u1")
+                planes[: len(image)] = _LUMA[image]  # below it: no colour
+                frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+                video.mux(video.streams[0].encode(frame))
         for video in videos:
             video.mux(video.streams[0].encode())
     return count
-
-
-def _grey_frame(image: np.ndarray) -> av.VideoFrame:
-    height, width = image.shape
-    planes = np.full((height * 3 // 2, width), 128, np.uint8)  # no colour
-    planes[:height] = _LUMA[image]
-    return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def _add_stream(
