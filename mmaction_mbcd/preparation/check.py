@@ -337,7 +337,7 @@ def findings_of(row: Row, readings: Mapping[Item, Reading]) -> Iterator[Finding]
 def overview(
     rows: Iterable[Row], readings: Mapping[Item, Reading]
 ) -> tuple[Table, list[str]]:
-    """How many clips of each domain and split have each modality, and which none has."""
+    """Clips of each domain and split that have each modality; and which none has."""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.group].append(row)
@@ -441,10 +441,8 @@ def check(
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing is reported")
         return 130
-    # A clip may stand in two splits.
-    findings = list(
-        dict.fromkeys(f for row in rows for f in findings_of(row, readings))
-    )
+    found = (finding for row in rows for finding in findings_of(row, readings))
+    findings = list(dict.fromkeys(found))  # a clip may stand in two splits
     table, absent = overview(rows, readings)
     if csv_file is not None:
         with open(csv_file, "w", newline="", encoding="utf-8") as file:
