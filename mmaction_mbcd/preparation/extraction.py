@@ -38,6 +38,9 @@ INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C or SIGTERM."""
 
 
+_NEW, _OLD = ".part", ".old.part"  # outputs being written, and being replaced
+
+
 class MediaError(RuntimeError):
     """A video that cannot be processed; the message says why."""
 
@@ -68,11 +71,7 @@ class Extraction:
         return 1
 
     def outputs(self, stem: Path) -> tuple[Path, ...]:
-        """The files or folders that a video becomes.
-
-        Args:
-            stem: The video's place below the output folder, without suffix.
-        """
+        """The files or folders that a video becomes, from its place without suffix."""
         raise NotImplementedError
 
     def write(self, source: Path, targets: tuple[Path, ...]) -> None:
@@ -80,8 +79,7 @@ class Extraction:
 
         Args:
             source: The video.
-            targets: Where to write, in the order of :meth:`outputs`. The names are
-                temporary, so their suffixes tell nothing.
+            targets: Where to write, in the order of :meth:`outputs`; names of a moment.
 
         Raises:
             MediaError: If the video is unusable.
@@ -115,19 +113,13 @@ class Conversion(NamedTuple):
         """Whether all outputs exist: they get their names only when complete."""
         return all(output.exists() for output in self.outputs)
 
-    @property
-    def temporaries(self) -> tuple[Path, ...]:
-        """Names while writing: what a killed run left is overwritten, not piled up."""
-        return tuple(path.with_name(f".{path.name}.part") for path in self.outputs)
-
-    @property
-    def replaced(self) -> tuple[Path, ...]:
-        """Names of older outputs while they are replaced."""
-        return tuple(path.with_name(f".{path.name}.old.part") for path in self.outputs)
+    def beside(self, ending: str) -> tuple[Path, ...]:
+        """Hidden names of a moment: what a killed run left is overwritten."""
+        return tuple(path.with_name(f".{path.name}{ending}") for path in self.outputs)
 
     def tidy(self) -> None:
-        """Removes what has a name of a moment only."""
-        for path in (*self.temporaries, *self.replaced):
+        """Removes whatever has such a name."""
+        for path in (*self.beside(_NEW), *self.beside(_OLD)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -148,15 +140,9 @@ class Result(NamedTuple):
 
 
 def find_videos(videos: Path) -> tuple[Path, list[Path]]:
-    """The videos of a folder, or the one file.
+    """The folder that relative paths start from, and the videos in it, sorted.
 
-    Links are followed, hidden files and folders left out.
-
-    Args:
-        videos: A folder, or a file (whatever its suffix).
-
-    Returns:
-        The folder that relative paths start from, and the sorted paths.
+    Links are followed, hidden files and folders left out. One file may have any suffix.
 
     Raises:
         UsageError: If there is nothing.
@@ -236,23 +222,19 @@ def show(path: Path) -> str:
 def make_outputs(extraction: Extraction, conversion: Conversion) -> None:
     """Converts, so that at no moment all outputs exist unless all are complete.
 
-    Outputs of an earlier run are replaced.
-
-    Raises:
-        Exception: Whatever :meth:`Extraction.write` raises. Outputs of an earlier run
-            are kept then, and nothing of this one.
+    Outputs of an earlier run are replaced; they stay if :meth:`Extraction.write` fails.
     """
     source, outputs = conversion
     try:
         for path in outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
         conversion.tidy()
-        extraction.write(source, conversion.temporaries)
-        for output, old in zip(outputs, conversion.replaced, strict=True):
+        extraction.write(source, conversion.beside(_NEW))
+        for output, old in zip(outputs, conversion.beside(_OLD), strict=True):
             if output.exists():
                 os.replace(output, old)
-        for temporary, output in zip(conversion.temporaries, outputs, strict=True):
-            os.replace(temporary, output)
+        for new, output in zip(conversion.beside(_NEW), outputs, strict=True):
+            os.replace(new, output)
     finally:
         conversion.tidy()
 
@@ -480,8 +462,7 @@ def _report(
 def read_packets(container: av.container.InputContainer) -> Iterator[av.Packet]:
     """The packets of all streams; choose by ``packet.stream``.
 
-    Packets that flush a decoder, the last of every stream, hold no index of their own:
-    ``packet.stream_index`` is 0 there.
+    (``packet.stream_index`` is 0 in those that flush a decoder.)
 
     A file that was cut off often decodes without an error up to its end. So the end
     is compared with the length that the header promises; a tenth, at most a second, may

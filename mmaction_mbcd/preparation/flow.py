@@ -15,7 +15,6 @@ dense_flow, which much published flow was made with, puts -bound, 0, bound at 0,
 """
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import av
@@ -32,6 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import optical_flow as raft
 
 from .. import progress
 from ..cli import UsageError
@@ -130,7 +129,12 @@ class FlowExtraction(Extraction):
                 "--method dis"
             )
         if self.method == "raft":
-            yield from self._raft_problems()
+            if self.raft_weights is not None and not Path(self.raft_weights).is_file():
+                yield f"--raft-weights: there is no file {self.raft_weights}"
+            try:
+                torch.empty(1, device=self.device)
+            except (RuntimeError, AssertionError) as error:
+                yield f"--device: cannot use {self.device!r} ({_first_line(error)})"
         elif self.raft_weights is not None:
             yield f"--raft-weights has no meaning with --method {self.method}"
         elif self.device != "cpu":
@@ -138,18 +142,6 @@ class FlowExtraction(Extraction):
                 f"--device: got {self.device!r}, but --method {self.method} runs on "
                 "the CPU; leave it out, or use --method raft"
             )
-
-    def _raft_problems(self) -> Iterator[str]:
-        try:
-            _torchvision_raft()
-        except UsageError as error:
-            yield str(error)
-        if self.raft_weights is not None and not Path(self.raft_weights).is_file():
-            yield f"--raft-weights: there is no file {self.raft_weights}"
-        try:
-            torch.empty(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            yield f"--device: cannot use {self.device!r} ({_first_line(error)})"
 
     def prepare(self) -> None:
         """Loads RAFT once, so that workers find its weights downloaded and sound."""
@@ -289,11 +281,11 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resized_size(
     height: int, width: int, short_side: int | None, even: bool
 ) -> tuple[int, int]:
-    """Height and width with the aspect ratio kept, as nearly as integers allow.
+    """Height and width (pixels) with the aspect ratio kept as integers allow.
 
     Args:
-        height: In pixels.
-        width: In pixels.
+        height: Before.
+        width: Before.
         short_side: The shorter side after resizing; ``None`` keeps the size.
         even: Round both down to even numbers.
     """
@@ -362,17 +354,6 @@ def dequantize_flow(pixels: np.ndarray, bound: float) -> np.ndarray:
 # RAFT
 
 
-def _torchvision_raft() -> ModuleType:
-    try:
-        return importlib.import_module("torchvision.models.optical_flow")
-    except (ImportError, RuntimeError) as error:
-        raise UsageError(
-            f"--method raft needs torchvision, which cannot be imported "
-            f"({_first_line(error)}); install the torchvision that belongs to torch "
-            f"{torch.__version__}, or use --method tvl1 or dis"
-        ) from error
-
-
 @functools.lru_cache(maxsize=1)
 def load_raft(weights: str | None, device: str) -> nn.Module:
     """RAFT, ready to use; the last one is kept.
@@ -386,7 +367,6 @@ def load_raft(weights: str | None, device: str) -> nn.Module:
     Raises:
         UsageError: If the weights are missing, unreachable or do not fit.
     """
-    raft = _torchvision_raft()
     published = raft.Raft_Large_Weights.DEFAULT
     try:
         if weights is None:
@@ -488,16 +468,7 @@ def _add_stream(
 def write_images(
     folders: tuple[Path, Path], pairs: Iterable[np.ndarray], rate: Fraction
 ) -> int:
-    """Writes flow as one grey JPEG per frame and component.
-
-    Args:
-        folders: Of the x and the y component.
-        pairs: ``(H, W, 2)`` uint8.
-        rate: Not used: images have none.
-
-    Returns:
-        int: How many frames; without any, no folder is made.
-    """
+    """Writes flow as :func:`write_videos`, but one grey JPEG per frame; no rate."""
     count = 0
     for count, pair in enumerate(pairs, 1):  # noqa: B007  returned
         for folder, image in zip(folders, np.moveaxis(pair, -1, 0), strict=True):
