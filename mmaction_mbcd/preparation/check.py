@@ -29,6 +29,7 @@ import pickle
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from pickle import UnpicklingError
 from typing import NamedTuple
 
 import numpy as np
@@ -128,17 +129,11 @@ def read_whole(transforms: Sequence[Callable], quick: bool) -> list[Callable]:
 
 
 class Item(NamedTuple):
-    """One modality of one clip, to be read.
+    """One modality of one clip, to be read."""
 
-    Attributes:
-        dataset: Pickled settings of a dataset with this modality alone.
-        index: The clip's.
-        files: Its files or folders.
-    """
-
-    dataset: bytes
-    index: int
-    files: tuple[str, ...]
+    dataset: bytes  # pickled settings of a dataset with this modality alone
+    index: int  # the clip's
+    files: tuple[str, ...]  # or folders
 
 
 class Reading(NamedTuple):
@@ -190,7 +185,7 @@ def _refused(item: Item, kind: str, error: object) -> Reading:
 
 def read_all(items: Iterable[Item], workers: int) -> dict[Item, Reading]:
     """Reads every item, in processes that a decoder may kill."""
-    items, readings = list(dict.fromkeys(items)), {}
+    items, readings = list(items), {}
     total = sum(len(item.files) for item in items)
     with Meter("checking", "files", total, workers) as meter:
         with closing(run_parallel(read, items, workers, timeout=_SECONDS)) as running:
@@ -211,21 +206,13 @@ def read_all(items: Iterable[Item], workers: int) -> dict[Item, Reading]:
 
 
 class Row(NamedTuple):
-    """A row of the dataset that one split's loader has.
+    """A row of the dataset that one split's loader has."""
 
-    Attributes:
-        group: Its domain, role (``'source'`` or ``'target'``) and split.
-        label: Name of its class.
-        sample_id: Its name.
-        optional: Modalities that it may lack.
-        items: ``{modality: what is to be read}``. Rows of one clip share them.
-    """
-
-    group: tuple[str, str, str]
-    label: str
+    group: tuple[str, str, str]  # domain, role, split
+    label: str  # the name of its class
     sample_id: str
-    optional: tuple[str, ...]
-    items: dict[str, Item]
+    optional: tuple[str, ...]  # modalities that it may lack
+    items: dict[str, Item]  # of each modality
 
 
 def _innermost(dataset: Mapping) -> Iterator[Mapping]:
@@ -256,10 +243,7 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
         for settings in _innermost(outer):
             try:
                 dataset = DATASETS.build(settings)
-            except (
-                *(ValueError, TypeError, KeyError, OSError),
-                pickle.UnpicklingError,
-            ) as error:
+            except (ValueError, TypeError, KeyError, OSError, UnpicklingError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
             if not isinstance(dataset, MultiModalDataset):
                 raise UsageError(
@@ -275,29 +259,28 @@ def collect(cfg: Config, quick: bool = False) -> list[Row]:
     Raises:
         UsageError: As :func:`build_datasets`.
     """
-    rows: list[Row] = []
-    shared: dict[tuple, Item] = {}
+    rows = []
     for split, settings, dataset in build_datasets(cfg):
-        alone, pipelines = {}, {}
-        for modality in dataset.modalities:
-            steps = read_whole(dataset.pipelines[modality], quick)
-            pipelines[modality] = pickle.dumps((steps, dataset.sampling))
-            changes = dict(pipelines={modality: steps}, modalities=[modality])
-            changes |= dict(optional_modalities=(), on_error="raise", views=1)
+        alone = {}
+        for modality, steps in dataset.pipelines.items():
+            changes = dict(
+                pipelines={modality: read_whole(steps, quick)},
+                modalities=[modality],
+                optional_modalities=(),
+                on_error="raise",
+                views=1,
+            )
             alone[modality] = pickle.dumps(settings | changes)
         classes, optional = dataset.metainfo["classes"], dataset.optional_modalities
         for index in range(len(dataset)):
-            info = dataset.get_data_info(index)
-            same = ("domain", "sample_id", "files", "extras", "start", "stop")
-            clip, items = repr([info.get(name) for name in same]), {}
-            for modality in dataset.modalities:
+            info, items = dataset.get_data_info(index), {}
+            for modality, pickled in alone.items():
                 names = info["files"].get(modality) or ()
                 files = (names,) if isinstance(names, str) else tuple(names)
-                key = clip, modality, pipelines[modality]
-                item = Item(alone[modality], index, files)
-                items[modality] = shared.setdefault(key, item)
-            group, label = (info["domain"], info["role"], split), classes[info["label"]]
-            rows.append(Row(group, str(label), info["sample_id"], optional, items))
+                items[modality] = Item(pickled, index, files)
+            group = info["domain"], info["role"], split
+            label = str(classes[info["label"]])
+            rows.append(Row(group, label, info["sample_id"], optional, items))
     return rows
 
 
