@@ -45,7 +45,7 @@ class MediaError(RuntimeError):
     """A video that cannot be processed; the message says why."""
 
 
-class NothingToWrite(Exception):  # noqa: N818  it is no error
+class NothingToWrite(Exception):  # noqa: N818  it is not an error
     """The video is fine but holds nothing of what is extracted."""
 
 
