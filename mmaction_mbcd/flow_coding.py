@@ -3,7 +3,7 @@
 import numpy as np
 
 FLOW_ZERO = 128
-"""The grey value of no motion."""
+"""The grey value of no motion, and the mean that flow is normalised with."""
 
 _STEPS = 127  # grey values on either side: 256 - x mirrors a flow exactly
 

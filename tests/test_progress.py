@@ -10,7 +10,8 @@ import pytest
 
 from media import smooth_frames, write_video
 from mmaction_mbcd import progress
-from mmaction_mbcd.preparation import jobs
+from mmaction_mbcd.cli import UsageError
+from mmaction_mbcd.preparation.extraction import extract
 from mmaction_mbcd.preparation.flow import FlowExtraction
 
 
@@ -63,14 +64,14 @@ def test_frames_are_counted_and_a_wrong_header_corrected(tmp_path, monkeypatch):
         progress, "Meter", lambda *args: made.append(Kept(*args)) or made[-1]
     )
     extraction = FlowExtraction(method="dis", short_side=None)
-    assert jobs.extract(folder / "c.mp4", out, extraction, workers=1) == 0
+    assert extract(folder / "c.mp4", out, extraction, workers=1) == 0
     assert (made[-1].total, made[-1].done) == (2, 2)
     for workers in (1, 2):
-        assert jobs.extract(folder, out, extraction, workers, overwrite=True) == 1
+        assert extract(folder, out, extraction, workers, overwrite=True) == 1
         assert made[-1].unit == "frame pairs"
         assert made[-1].total == made[-1].done == 4 + 9 + 2 + 1
     made.clear()
-    assert jobs.extract(folder, out, extraction, workers=1) == 1
+    assert extract(folder, out, extraction, workers=1) == 1
     assert made[-1].total == 1  # three are there
 
 
@@ -109,12 +110,12 @@ def test_settings_without_outputs_are_no_conflict(tmp_path, capsys):
     out = tmp_path / "out"
     slow = FlowExtraction(method="tvl1", short_side=None)
     fast = FlowExtraction(method="dis", short_side=None)
-    assert jobs.extract(tmp_path / "in/b.mp4", out, slow, 1) == 1
+    assert extract(tmp_path / "in/b.mp4", out, slow, 1) == 1
     (out / ".a_flow_x.mp4.part").write_bytes(b"torn")
-    jobs.extract(tmp_path / "in/a.mp4", out, fast, 1, dry_run=True)
-    assert jobs.extract(tmp_path / "in/a.mp4", out, fast, 1) == 0
+    extract(tmp_path / "in/a.mp4", out, fast, 1, dry_run=True)
+    assert extract(tmp_path / "in/a.mp4", out, fast, 1) == 0
     assert '"dis"' in (out / "flow_settings.json").read_text()
-    with pytest.raises(jobs.UsageError, match="method 'dis' there and 'tvl1' here"):
-        jobs.extract(tmp_path / "in/a.mp4", out, slow, 1)
-    with pytest.raises(jobs.UsageError, match="short_side None there and 256 here"):
-        jobs.extract(tmp_path / "in/a.mp4", out, FlowExtraction(method="dis"), 1)
+    with pytest.raises(UsageError, match="method 'dis' there and 'tvl1' here"):
+        extract(tmp_path / "in/a.mp4", out, slow, 1)
+    with pytest.raises(UsageError, match="short_side None there and 256 here"):
+        extract(tmp_path / "in/a.mp4", out, FlowExtraction(method="dis"), 1)

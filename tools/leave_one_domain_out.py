@@ -28,7 +28,7 @@ from mmaction_mbcd.experiments.leave_one_out import (
     summarise,
 )
 from mmaction_mbcd.experiments.running import RULE, RunError
-from mmaction_mbcd.preparation.ready import training_problems
+from mmaction_mbcd.preparation.check import training_problems
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

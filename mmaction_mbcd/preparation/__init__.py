@@ -1,8 +1,9 @@
 """Making flow and sound from videos, in the layouts that the datasets read."""
 
+from ..flow_coding import dequantize_flow
 from .audio import AudioExtraction
-from .flow import FlowExtraction, dequantize_flow, optical_flow
-from .jobs import Extraction, MediaError, NothingToWrite, extract
+from .extraction import Extraction, MediaError, NothingToWrite, extract
+from .flow import FlowExtraction, optical_flow
 
 __all__ = [
     "AudioExtraction",

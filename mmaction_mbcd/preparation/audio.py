@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from ..errors import UsageError
-from .jobs import Extraction, MediaError, NothingToWrite, read_packets
+from .extraction import Extraction, MediaError, NothingToWrite, read_packets
 
 _GAP = Fraction(1, 20)  # s; containers round time stamps to a millisecond or so
 _BLOCK = 1 << 20  # samples of silence written at once

@@ -8,23 +8,21 @@ The chain of :meth:`FlowExtraction.write`::
     write_videos   a pair of videos (HAC's layout), or
     write_images   two folders of images (EPIC-Kitchens')
 
-``quantize_flow`` is the one that makes the synthetic data. No motion is exactly 128,
-which is the mean that flow is normalised with, and mirroring is exact: ``256 - x``
-swaps -bound and bound (see ``transforms.mirror_flow``). dense_flow, which much
-published flow was made with, puts -bound, 0, bound at 0, 127.5, 255; the two differ
-by at most one grey level.
+No motion is exactly 128, which is the mean that flow is normalised with, and mirroring
+is exact: ``256 - x`` swaps -bound and bound (see ``transforms.mirror_flow``).
+dense_flow, which much published flow was made with, puts -bound, 0, bound at 0, 127.5,
+255; the two differ by at most one grey level.
 """
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import av
 import cv2
@@ -32,13 +30,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models import optical_flow as raft
 
 from .. import progress
-from ..datasets.transforms.flow import FLOW_ZERO
 from ..datasets.transforms.readers import upright_image
 from ..errors import UsageError
 from ..flow_coding import quantize_flow
-from .jobs import Extraction, MediaError, read_packets
+from .extraction import Extraction, MediaError, read_packets
 
 METHODS = ("tvl1", "dis", "raft")
 LAYOUTS = ("mp4", "frames")
@@ -105,13 +103,8 @@ class FlowExtraction(Extraction):
     raft_weights: str | None = None
 
     def check(self) -> None:
-        """Checks every setting.
-
-        Raises:
-            UsageError: One line that names all settings that cannot work.
-        """
-        problems = list(self._problems())
-        if problems:
+        """Raises one :class:`UsageError` for all settings that cannot work."""
+        if problems := list(self._problems()):
             raise UsageError("; ".join(problems))
 
     def _problems(self) -> Iterator[str]:
@@ -131,12 +124,17 @@ class FlowExtraction(Extraction):
             )
         if self.method == "tvl1" and not hasattr(cv2, "optflow"):
             yield (
-                "--method tvl1 needs OpenCV's contributed modules, which "
-                f"OpenCV {cv2.__version__} here lacks; `pip install "
-                "opencv-contrib-python`, or use --method dis"
+                "--method tvl1 needs OpenCV's contributed modules, which OpenCV "
+                f"{cv2.__version__} lacks; `pip install opencv-contrib-python`, or use "
+                "--method dis"
             )
         if self.method == "raft":
-            yield from self._raft_problems()
+            if self.raft_weights is not None and not Path(self.raft_weights).is_file():
+                yield f"--raft-weights: there is no file {self.raft_weights}"
+            try:
+                torch.empty(1, device=self.device)
+            except (RuntimeError, AssertionError) as error:
+                yield f"--device: cannot use {self.device!r} ({_first_line(error)})"
         elif self.raft_weights is not None:
             yield f"--raft-weights has no meaning with --method {self.method}"
         elif self.device != "cpu":
@@ -144,18 +142,6 @@ class FlowExtraction(Extraction):
                 f"--device: got {self.device!r}, but --method {self.method} runs on "
                 "the CPU; leave it out, or use --method raft"
             )
-
-    def _raft_problems(self) -> Iterator[str]:
-        try:
-            _torchvision_raft()
-        except UsageError as error:
-            yield str(error)
-        if self.raft_weights is not None and not Path(self.raft_weights).is_file():
-            yield f"--raft-weights: there is no file {self.raft_weights}"
-        try:
-            torch.empty(1, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            yield f"--device: cannot use {self.device!r} ({_first_line(error)})"
 
     def prepare(self) -> None:
         """Loads RAFT once, so that workers find its weights downloaded and sound."""
@@ -200,9 +186,10 @@ class FlowExtraction(Extraction):
         """
         even = self.layout == "mp4"
         write_pair = write_images if self.layout == "frames" else write_videos
-        with open_video(source, self.fps_divisor, self.short_side, even) as video:
-            flow = optical_flow(video.frames, self._method())
-            count = write_pair(targets, self._quantized(flow), video.rate)
+        opened = open_video(source, self.fps_divisor, self.short_side, even)
+        with opened as (frames, rate):
+            flow = optical_flow(frames, self._method())
+            count = write_pair(targets, self._quantized(flow), rate)
         if not count:
             at = f" at --fps-divisor {self.fps_divisor}" * (self.fps_divisor > 1)
             raise MediaError(f"it has fewer than two frames{at}, and flow needs two")
@@ -230,35 +217,26 @@ class FlowExtraction(Extraction):
 # From the video to flow
 
 
-class Video(NamedTuple):
-    """A video that is being read.
-
-    Attributes:
-        frames: ``(H, W, 3)`` uint8 RGB, one after the other.
-        rate: Frames per second.
-    """
-
-    frames: Iterator[np.ndarray]
-    rate: Fraction
-
-
 @contextmanager
 def open_video(
     source: Path | str,
     every: int = 1,
     short_side: int | None = None,
     even: bool = False,
-) -> Iterator[Video]:
+) -> Iterator[tuple[Iterator[np.ndarray], Fraction]]:
     """Opens a video and decodes it frame by frame.
 
     Frames are counted, not timed, and turned as the file says: both as decord does,
-    so that frame i here is frame i of the video modality.
+    so that frame i is frame i of the video modality.
 
     Args:
         source: The file.
-        every: Use every how many frames, from the first on; ``rate`` is divided by it.
+        every: Use every how many frames, from the first on.
         short_side: See :func:`resized_size`.
         even: See :func:`resized_size`.
+
+    Yields:
+        The frames, ``(H, W, 3)`` uint8 RGB, and how many of them a second has.
 
     Raises:
         MediaError: If there is no video stream, or (while reading) the file is cut off.
@@ -270,48 +248,44 @@ def open_video(
         stream.codec_context.thread_count = 1
         # 25 for the rare stream that does not say.
         rate = Fraction(stream.average_rate or stream.guessed_rate or 25) / every
-        frames = _decode(container, stream.index, every)
-        yield Video(_resized(frames, short_side, even), rate)
+        yield _frames(container, stream.index, every, short_side, even), rate
 
 
-def _decode(
-    container: av.container.InputContainer, index: int, every: int
+def _frames(
+    container: av.container.InputContainer,
+    index: int,
+    every: int,
+    short_side: int | None,
+    even: bool,
 ) -> Iterator[np.ndarray]:
-    count = 0
+    count, size = 0, None
     for packet in read_packets(container):
-        if packet.stream.index != index:
-            continue
-        for frame in packet.decode():
-            if count % every == 0:
-                yield upright_image(frame)
+        for frame in packet.decode() if packet.stream.index == index else ():
             count += 1
+            if (count - 1) % every:
+                continue
+            image = upright_image(frame)
+            # The first frame decides, should the size change within a video.
+            size = size or resized_size(*image.shape[:2], short_side, even)
+            yield np.ascontiguousarray(_resize(image, size))
 
 
-def _resized(
-    frames: Iterable[np.ndarray], short_side: int | None, even: bool
-) -> Iterator[np.ndarray]:
-    size = None
-    for frame in frames:
-        # The first frame decides, should the size change within a video.
-        size = size or resized_size(*frame.shape[:2], short_side, even)
-        shrinks = size[0] * size[1] < frame.shape[0] * frame.shape[1]
-        if frame.shape[:2] != size:
-            frame = cv2.resize(
-                np.ascontiguousarray(frame),
-                size[::-1],
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            )
-        yield np.ascontiguousarray(frame)
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=kind)
 
 
 def resized_size(
     height: int, width: int, short_side: int | None, even: bool
 ) -> tuple[int, int]:
-    """Height and width with the aspect ratio kept, as nearly as integers allow.
+    """Height and width (pixels) with the aspect ratio kept as integers allow.
 
     Args:
-        height: In pixels.
-        width: In pixels.
+        height: Before.
+        width: Before.
         short_side: The shorter side after resizing; ``None`` keeps the size.
         even: Round both down to even numbers.
     """
@@ -334,11 +308,8 @@ def optical_flow(frames: Iterable[np.ndarray], method: Method) -> Iterator[np.nd
         np.ndarray: T - 1 times ``(H, W, 2)`` float32, displacement right and down in
         pixels.
     """
-    previous = None
-    for frame in frames:
-        if previous is not None:
-            yield method(previous, frame)
-        previous = frame
+    for first, second in pairwise(frames):
+        yield method(first, second)
 
 
 def _opencv_flow(
@@ -348,34 +319,8 @@ def _opencv_flow(
     return estimator.calc(first, second, None)
 
 
-def dequantize_flow(pixels: np.ndarray, bound: float) -> np.ndarray:
-    """Flow in pixels per frame, from its 8 bits: the inverse of ``quantize_flow``.
-
-    Exact to half a step, ``bound / 254`` pixels, where the flow was not clipped.
-
-    Args:
-        pixels: Any shape, uint8.
-        bound: As it was quantised with.
-
-    Returns:
-        float32 of the same shape.
-    """
-    return (pixels.astype(np.float32) - FLOW_ZERO) * np.float32(bound / 127)
-
-
 # --------------------------------------------------------------------------------
 # RAFT
-
-
-def _torchvision_raft() -> ModuleType:
-    try:
-        return importlib.import_module("torchvision.models.optical_flow")
-    except (ImportError, RuntimeError) as error:
-        raise UsageError(
-            f"--method raft needs torchvision, which cannot be imported "
-            f"({_first_line(error)}); install the torchvision that belongs to torch "
-            f"{torch.__version__}, or use --method tvl1 or dis"
-        ) from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -391,28 +336,25 @@ def load_raft(weights: str | None, device: str) -> nn.Module:
     Raises:
         UsageError: If the weights are missing, unreachable or do not fit.
     """
-    raft = _torchvision_raft()
     published = raft.Raft_Large_Weights.DEFAULT
-    if weights is None:
-        try:
-            model = raft.raft_large(weights=published, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(
-                f"cannot fetch RAFT's weights ({_first_line(error)}); download "
-                f"{published.url} elsewhere and name the file with --raft-weights, or "
-                "use --method tvl1 or dis"
-            ) from error
-        return model.eval().to(device)
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        # Only the large network learns how to upsample.
-        large = any(key.startswith("mask_predictor.") for key in state)
-        model = (raft.raft_large if large else raft.raft_small)(weights=None)
-        model.load_state_dict(state)
-    except Exception as error:  # unpickling what is no pickle raises anything
+        if weights is None:
+            model = raft.raft_large(weights=published, progress=False)
+        else:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            # Only the large network learns how to upsample.
+            large = any(key.startswith("mask_predictor.") for key in state)
+            model = (raft.raft_large if large else raft.raft_small)(weights=None)
+            model.load_state_dict(state)
+    except Exception as error:  # unpickling what is not a pickle raises anything
+        reason = _first_line(error)
         raise UsageError(
-            f"--raft-weights: {weights} holds no state dict of torchvision's "
-            f"raft_large or raft_small ({_first_line(error)}); {published.url} does"
+            f"cannot fetch RAFT's weights ({reason}); download {published.url} "
+            "elsewhere and name the file with --raft-weights, or use --method tvl1 or "
+            "dis"
+            if weights is None
+            else f"--raft-weights: {weights} holds no state dict of torchvision's "
+            f"raft_large or raft_small ({reason}); {published.url} does"
         ) from error
     return model.eval().to(device)
 
@@ -469,21 +411,17 @@ def write_videos(
         for count, pair in enumerate(pairs, 1):  # noqa: B007  returned
             if not videos:
                 for path in paths:
-                    video = av.open(str(path), "w", format="mp4")
-                    videos.append(stack.enter_context(video))
+                    video = stack.enter_context(av.open(str(path), "w", format="mp4"))
+                    videos.append(video)
                     _add_stream(video, pair.shape[:2], rate)
             for video, image in zip(videos, np.moveaxis(pair, -1, 0), strict=True):
-                video.mux(video.streams[0].encode(_grey_frame(image)))
+                planes = np.full((image.shape[0] * 3 // 2, image.shape[1]), 128, "u1")
+                planes[: len(image)] = _LUMA[image]  # below it: no colour
+                frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+                video.mux(video.streams[0].encode(frame))
         for video in videos:
             video.mux(video.streams[0].encode())
     return count
-
-
-def _grey_frame(image: np.ndarray) -> av.VideoFrame:
-    height, width = image.shape
-    planes = np.full((height * 3 // 2, width), 128, np.uint8)  # no colour
-    planes[:height] = _LUMA[image]
-    return av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def _add_stream(
@@ -499,16 +437,7 @@ def _add_stream(
 def write_images(
     folders: tuple[Path, Path], pairs: Iterable[np.ndarray], rate: Fraction
 ) -> int:
-    """Writes flow as one grey JPEG per frame and component.
-
-    Args:
-        folders: Of the x and the y component.
-        pairs: ``(H, W, 2)`` uint8.
-        rate: Not used: images have none.
-
-    Returns:
-        int: How many frames; without any, no folder is made.
-    """
+    """Writes flow as :func:`write_videos`, but one grey JPEG per frame; no rate."""
     count = 0
     for count, pair in enumerate(pairs, 1):  # noqa: B007  returned
         for folder, image in zip(folders, np.moveaxis(pair, -1, 0), strict=True):

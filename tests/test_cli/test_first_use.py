@@ -14,7 +14,7 @@ from mmaction_mbcd import cli
 from mmaction_mbcd.experiments import running
 from mmaction_mbcd.experiments.running import run_tool
 from mmaction_mbcd.models.weights import load_backbone
-from mmaction_mbcd.preparation.ready import training_problems
+from mmaction_mbcd.preparation.check import training_problems
 from tests_support import load_tool
 
 ROOT = Path(__file__).parents[2]

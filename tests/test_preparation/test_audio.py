@@ -1,6 +1,4 @@
-import importlib.util
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -12,20 +10,13 @@ from mmaction_mbcd.datasets import MissingModalityError
 from mmaction_mbcd.datasets.transforms import LoadWaveform
 from mmaction_mbcd.preparation import audio
 from mmaction_mbcd.preparation.audio import AudioExtraction
-from mmaction_mbcd.preparation.jobs import MediaError, NothingToWrite
+from mmaction_mbcd.preparation.extraction import MediaError, NothingToWrite
+from tests_support import load_tool
 
 RATE = 16000
 
 
-def load_tool():
-    path = Path(__file__).parents[2] / "tools" / "data" / "extract_audio.py"
-    spec = importlib.util.spec_from_file_location("tool_extract_audio", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load_tool().main
+main = load_tool("data/extract_audio").main
 
 
 def write_media(

@@ -1,7 +1,4 @@
-import importlib.util
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import cv2
@@ -13,17 +10,16 @@ import torch
 from torchvision.models import optical_flow as raft
 
 from media import write_video
-from mmaction_mbcd.cli import UsageError
 from mmaction_mbcd.datasets.transforms import (
     DecodeFlowFrames,
     DecodeFlowPair,
     OpenFlowPair,
 )
-from mmaction_mbcd.flow_coding import quantize_flow
+from mmaction_mbcd.errors import UsageError
+from mmaction_mbcd.flow_coding import dequantize_flow, quantize_flow
 from mmaction_mbcd.preparation.audio import AudioExtraction
 from mmaction_mbcd.preparation.flow import (
     FlowExtraction,
-    dequantize_flow,
     load_raft,
     open_video,
     optical_flow,
@@ -31,6 +27,7 @@ from mmaction_mbcd.preparation.flow import (
     resized_size,
     write_videos,
 )
+from tests_support import load_tool
 
 BOUND = 8.0
 TOLERANCE = 1.5 * BOUND / 127 + 0.05
@@ -40,15 +37,7 @@ the estimators are off on smooth texture."""
 AS_IT_IS = ["--short-side", "0"]
 
 
-def load_tool():
-    path = Path(__file__).parents[2] / "tools" / "data" / "extract_flow.py"
-    spec = importlib.util.spec_from_file_location("tool_extract_flow", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load_tool().main
+main = load_tool("data/extract_flow").main
 
 
 def texture(x, y):
@@ -94,6 +83,19 @@ def inner(flow, border=12):
     """Median of each frame and component away from the edges, ``(T, 2)``."""
     flow = flow[:, border:-border, border:-border]
     return np.median(flow, axis=(1, 2))
+
+
+def extracted(folder, frames, layout="mp4", fps=10, options=None, **settings):
+    """``(T - 1, H, W, 2)`` uint8 that is made of a video of these frames."""
+    write_video(folder / "clip.mp4", frames, fps=fps, options=options)
+    targets = folder / f"{layout}_x", folder / f"{layout}_y"
+    settings = dict(short_side=None, bound=BOUND, method="dis") | settings
+    extraction = FlowExtraction(layout=layout, **settings)
+    extraction.write(folder / "clip.mp4", targets)
+    if layout == "mp4":
+        return read_pair(*targets)
+    pairs = (len(frames) - 1) // extraction.fps_divisor
+    return read_folders(*targets, pairs)
 
 
 # ------------------------------------------------------------------ displacement
@@ -159,28 +161,19 @@ def test_known_translation_comes_back_from_the_files(tmp_path, method, layout):
 
 
 def test_flow_stands_where_the_motion_is(tmp_path):
-    frames = moving(3, 1.5, 1, still_left=64)
-    write_video(tmp_path / "clip.mp4", frames)
-    extraction = FlowExtraction(method="dis", bound=BOUND, short_side=None)
-    x, y = tmp_path / "x", tmp_path / "y"
-    extraction.write(tmp_path / "clip.mp4", (x, y))
-    flow = dequantize_flow(read_pair(x, y), BOUND)
+    pixels = extracted(tmp_path, moving(3, 1.5, 1, still_left=64))
+    flow = dequantize_flow(pixels, BOUND)
     assert np.abs(inner(flow[:, :, :52]) - 0).max() < TOLERANCE
     assert np.abs(inner(flow[:, :, 68:], 8) - [1.5, 1]).max() < TOLERANCE
 
 
-def test_no_motion_is_exactly_128(tmp_path):
-    write_video(tmp_path / "clip.mp4", [moving(1, 0, 0)[0]] * 3, options={"crf": "1"})
-    for layout, read in (("mp4", read_pair), ("frames", read_folders)):
-        targets = tmp_path / f"{layout}_x", tmp_path / f"{layout}_y"
-        extraction = FlowExtraction(method="tvl1", layout=layout, short_side=None)
-        extraction.write(tmp_path / "clip.mp4", targets)
-        pixels = read(*targets, *([2] if layout == "frames" else []))
-        assert (pixels == 128).all()
-
-
-def test_files_hold_the_quantised_flow_of_an_estimator_called_by_hand(tmp_path):
-    write_video(tmp_path / "clip.mp4", moving(3, 3, 2, 48, 64))
+@pytest.mark.parametrize(("layout", "tolerance"), [("mp4", 1), ("frames", 1.5)])
+def test_files_hold_the_quantised_flow_of_an_estimator(tmp_path, layout, tolerance):
+    still = [moving(1, 0, 0)[0]] * 3
+    settings = dict(layout=layout, method="tvl1", bound=20)
+    # No motion is exactly 128.
+    assert (extracted(tmp_path, still, options={"crf": "1"}, **settings) == 128).all()
+    pixels = extracted(tmp_path, moving(3, 3, 2, 48, 64), **settings)
     reader = decord.VideoReader(str(tmp_path / "clip.mp4"))
     grey = [cv2.cvtColor(f.asnumpy(), cv2.COLOR_RGB2GRAY) for f in reader]
     estimator = cv2.optflow.DualTVL1OpticalFlow_create()
@@ -188,14 +181,8 @@ def test_files_hold_the_quantised_flow_of_an_estimator_called_by_hand(tmp_path):
         np.clip(np.round(estimator.calc(a, b, None) / 20 * 127), -127, 127) + 128
         for a, b in zip(grey, grey[1:], strict=False)
     ]
-    for layout, tolerance in (("mp4", 1), ("frames", 1.5)):
-        targets = tmp_path / f"{layout}_x", tmp_path / f"{layout}_y"
-        extraction = FlowExtraction(layout=layout, short_side=None)
-        extraction.write(tmp_path / "clip.mp4", targets)
-        pixels = read_pair(*targets) if layout == "mp4" else read_folders(*targets, 2)
-        error = np.abs(pixels - np.stack(expected))
-        assert error.mean() < tolerance
-        assert np.quantile(error, 0.99) <= 3
+    error = np.abs(pixels - np.stack(expected))
+    assert error.mean() < tolerance and np.quantile(error, 0.99) <= 3
 
 
 def test_videos_give_the_grey_values_back_without_a_bias(tmp_path):
@@ -227,17 +214,12 @@ def test_quantisation(bound):
 
 def test_divisor_doubles_the_flow_and_halves_the_rate(tmp_path):
     rate = Fraction(30000, 1001)
-    write_video(tmp_path / "clip.mp4", moving(5, 1, -0.5), fps=rate)
-    targets = tmp_path / "x", tmp_path / "y"
-    extraction = FlowExtraction(
-        method="dis", bound=BOUND, fps_divisor=2, short_side=None
-    )
-    extraction.write(tmp_path / "clip.mp4", targets)
-    flow = inner(dequantize_flow(read_pair(*targets), BOUND))
+    pixels = extracted(tmp_path, moving(5, 1, -0.5), fps=rate, fps_divisor=2)
+    flow = inner(dequantize_flow(pixels, BOUND))
     assert flow.shape == (2, 2)  # from frame 0 to 2, from 2 to 4
     assert np.abs(flow - [2, -1]).max() < TOLERANCE
-    for target in targets:
-        with av.open(str(target)) as container:
+    for axis in "xy":
+        with av.open(str(tmp_path / f"mp4_{axis}")) as container:
             stream = container.streams.video[0]
             assert stream.average_rate == rate / 2
             assert stream.codec_context.name == "h264"
@@ -245,11 +227,8 @@ def test_divisor_doubles_the_flow_and_halves_the_rate(tmp_path):
 
 
 def test_flow_is_in_pixels_of_the_resized_picture(tmp_path):
-    write_video(tmp_path / "clip.mp4", moving(3, 4, -2, height=96, width=130))
-    x, y = tmp_path / "x", tmp_path / "y"
-    extraction = FlowExtraction(method="dis", bound=BOUND, short_side=48)
-    extraction.write(tmp_path / "clip.mp4", (x, y))
-    pixels = read_pair(x, y)
+    frames = moving(3, 4, -2, height=96, width=130)
+    pixels = extracted(tmp_path, frames, short_side=48)
     assert pixels.shape[1:3] == (48, 64)  # 65 is odd
     flow = inner(dequantize_flow(pixels, BOUND))
     assert np.abs(flow - [4 * 64 / 130, -1]).max() < TOLERANCE
@@ -262,12 +241,9 @@ def test_the_same_content_has_the_same_flow_at_every_resolution(tmp_path):
         scale = height / 128
         y, x = np.mgrid[0:height, 0 : height * 3 // 2] / scale
         frames = [np.rint(texture(x - 2 * t, y + t)).astype(np.uint8) for t in range(3)]
-        write_video(tmp_path / "clip.mp4", frames, options={"crf": "8", "bf": "0"})
+        options = {"crf": "8", "bf": "0"}
         for kept, into in ((256, found), (None, as_it_is)):
-            extraction = FlowExtraction(method="dis", bound=BOUND, short_side=kept)
-            targets = tmp_path / "x", tmp_path / "y"
-            extraction.write(tmp_path / "clip.mp4", targets)
-            pixels = read_pair(*targets)
+            pixels = extracted(tmp_path, frames, options=options, short_side=kept)
             assert min(pixels.shape[1:3]) == (kept or height)
             into[height] = inner(pixels, 24).mean(axis=0) - 128
     # (4, -2) pixels of 256 are (63.5, -31.75) grey levels.
@@ -306,8 +282,9 @@ def test_video_that_is_shown_turned_has_turned_flow(tmp_path, angle):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "gray")
             container.mux(stream.encode(picture.reformat(format="yuv420p")))
         container.mux(stream.encode())
-    with open_video(tmp_path / "clip.mp4") as video:
-        frames = np.stack(list(video.frames))
+    with open_video(tmp_path / "clip.mp4") as (frames, rate):
+        frames = np.stack(list(frames))
+    assert rate == 10
     assert np.abs(frames[..., 0] - np.stack(shown).astype(float)).max() < 8
     reader = decord.VideoReader(str(tmp_path / "clip.mp4"))
     by_decord = reader.get_batch(range(3)).asnumpy()
@@ -393,9 +370,8 @@ def test_flow_that_is_not_finite_is_refused(tmp_path, monkeypatch):
         return lambda a, b: np.full((*a.shape[:2], 2), np.nan, np.float32)
 
     monkeypatch.setattr(FlowExtraction, "_method", broken)
-    write_video(tmp_path / "clip.mp4", moving(2, 1, 1))
     with pytest.raises(RuntimeError, match="tvl1's flow no. 1 is not finite"):
-        FlowExtraction().write(tmp_path / "clip.mp4", (tmp_path / "x", tmp_path / "y"))
+        extracted(tmp_path, moving(2, 1, 1), method="tvl1")
 
 
 # ------------------------------------------------------------------ RAFT
@@ -452,19 +428,15 @@ def test_raft_weights_that_are_none(tmp_path, content):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    write_video(tmp_path / "clip.mp4", moving(2, 1, 1))
     with pytest.raises(UsageError, match=r"w.pth holds no state dict.*https://") as e:
         load_raft(str(path), "cpu")
     assert "\n" not in str(e.value)
 
 
-def test_unreachable_raft_weights_and_absent_torchvision(monkeypatch):
+def test_unreachable_raft_weights(monkeypatch):
     def offline(weights=None, progress=True):
         raise OSError("no route to host")
 
     monkeypatch.setattr(raft, "raft_large", offline)
     with pytest.raises(UsageError, match=r"no route to host.*raft_large_\S*\.pth else"):
         FlowExtraction(method="raft").prepare()
-    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
-    with pytest.raises(UsageError, match="needs torchvision, which cannot be imported"):
-        FlowExtraction(method="raft").check()

@@ -4,8 +4,8 @@ Example:
     python tools/data/check.py configs/mbcd/hac/mbcd.py --csv problems.csv
     python tools/data/check.py configs/mbcd/hac/mbcd.py --quick --allow silent
 
-Reads what the config's train, val and test datasets will read and lists every file that
-is missing, empty, cut off, unreadable, silent or too short; see
+Reads all clips of the config's train, val and test datasets as training does, and lists
+what is missing, damaged, silent, or makes a decoder hang or crash; see
 ``mmaction_mbcd/preparation/check.py`` for what these mean. Exit code 0: nothing is
 wrong, 1: something is, 2: the config or the command line is.
 """
@@ -20,8 +20,7 @@ except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
 from mmaction_mbcd import cli
-from mmaction_mbcd.preparation.check import KINDS, check
-from mmaction_mbcd.preparation.ready import training_problems
+from mmaction_mbcd.preparation.check import KINDS, check, training_problems
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="existence, headers and indices only; decode nothing",
+        help="the first, the middle and the last frame of a clip, not all",
     )
     return parser.parse_args(argv)
 

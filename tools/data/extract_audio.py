@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:  # outside the environment
 
 from mmaction_mbcd.cli import one_line_errors
 from mmaction_mbcd.preparation.audio import AudioExtraction
-from mmaction_mbcd.preparation.jobs import extract
+from mmaction_mbcd.preparation.extraction import extract
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

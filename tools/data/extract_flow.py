@@ -23,8 +23,8 @@ except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
 from mmaction_mbcd.cli import one_line_errors
+from mmaction_mbcd.preparation.extraction import extract
 from mmaction_mbcd.preparation.flow import LAYOUTS, METHODS, FlowExtraction
-from mmaction_mbcd.preparation.jobs import extract
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,11 +7,9 @@ from mmaction.datasets.transforms import Flip
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
+from ...flow_coding import FLOW_ZERO
 from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError
 from .readers import read_frames
-
-FLOW_ZERO = 128
-"""The grey value of no motion, and the mean that flow is normalised with."""
 
 
 @TRANSFORMS.register_module()

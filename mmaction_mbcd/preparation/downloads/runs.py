@@ -3,7 +3,6 @@
 import argparse
 import fcntl
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -201,7 +200,7 @@ def exit_code(command: Callable[[], int]) -> int:
     """Runs a tool: its code, 1 if something could not be had, 2 if it was misused."""
     try:
         return command()
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DownloadError as error:
