@@ -9,6 +9,7 @@ import torch
 
 from helpers.objectives import (
     NAMES,
+    assert_finite_differences,
     assert_published,
     build,
     ce,
@@ -202,6 +203,10 @@ def test_one_modality_is_refused():
 def test_mixing_must_be_positive():
     with pytest.raises(ValueError, match="positive"):
         build("RepresentationFlattening", NAMES[:2], mixing=0.0)
+
+
+def test_contrast_gradients():
+    assert_finite_differences("RepresentationFlattening", "loss_contrast")
 
 
 def test_published_coefficients():

@@ -19,9 +19,7 @@ from helpers.objectives import (
 def test_classification(names, absent, count, probe):
     outputs = outputs_of(names, count, absent)
     outputs.probe = probe
-    objective = build(
-        "ClassificationObjective", names, weight=0.5, unimodal_weight=3.0
-    )
+    objective = build("ClassificationObjective", names, weight=0.5, unimodal_weight=3.0)
     losses = step(objective, outputs)
     labels, valid = outputs.labels, valid_rows(outputs)
     close(losses["loss_fused"], 0.5 * ce(outputs.fused_logits, labels, valid))

@@ -13,6 +13,7 @@ from helpers.objectives import (
     NAMES,
     SIZES,
     WIDTHS,
+    assert_finite_differences,
     assert_float32_from_half,
     assert_published,
     build,
@@ -176,6 +177,10 @@ def test_one_modality_is_refused():
 def test_configs_that_cannot_work(name, channels, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type=name, channels=channels, **kwargs))
+
+
+def test_contrast_gradients():
+    assert_finite_differences("SupervisedContrastiveLoss", "loss_contrast")
 
 
 def test_published_coefficients():
