@@ -1,6 +1,7 @@
 """What holds for every objective: missing modalities, gradients, bfloat16, names."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_single_row_has_no_batchnorm_and_is_left_out(name):
                 torch.nn.init.normal_(p)
             for part in objective.projectors.heads[m].layers:
                 if isinstance(part, torch.nn.BatchNorm1d):
-                    part.reset_running_stats()  # the teacher's are a copy
+                    part.reset_running_stats()  # the teacher uses them
         torch.manual_seed(5)  # the pair of video and audio draws first
         found.append(step(objective, outputs))
     for key in found[0].keys() - {"loss_nee"}:  # of the features, not projections
@@ -156,6 +157,17 @@ def test_modalities_of_any_name_and_number(name, modalities, monkeypatch):
     assert all(torch.isfinite(v) for v in losses.values())
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_modality_works_or_is_refused_by_name(name):
+    try:
+        _, _, losses = run(name, ["video"])
+    except ValueError as error:
+        assert re.search(r"compares modalities.*two; got \['video'\]", str(error))
+        assert name in str(error)
+    else:
+        assert all(torch.isfinite(v) for v in losses.values())
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
     ("modalities", "absent"),
@@ -179,7 +191,5 @@ def test_every_method_has_a_file_of_objectives_and_a_file_of_tests():
     tests = {
         path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("*.py")
     }
-    assert found == tests - {Path(__file__).stem.removeprefix("test_")}
-    assert len(OBJECTIVES) >= len(found)
-    for name in OBJECTIVES:
-        assert MODELS.get(name).__module__.rpartition(".")[2] in found
+    registered = {MODELS.get(n).__module__.rpartition(".")[2] for n in OBJECTIVES}
+    assert found == registered == tests - {"every_objective"}

@@ -159,13 +159,6 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_float32_from_half(lambda a, b, y: half_distance(a), dtype)
 
 
-def test_one_modality_is_refused():
-    with pytest.raises(
-        ValueError, match=r"TranslationLoss compares .*two; got \['video'\]"
-    ):
-        build("TranslationLoss", ["video"])
-
-
 @pytest.mark.parametrize(
     ("name", "channels", "kwargs", "message"),
     [
