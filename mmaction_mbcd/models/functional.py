@@ -228,10 +228,10 @@ def supervised_contrastive(
               - \log \sum_{j \in I, j \ne i} \exp \frac{e_i e_j}{\tau} \Big]
 
     Anchors ``I`` are all present pairs (sample, modality), positives ``P(i)`` the other
-    anchors of the same label, of any modality. One without a positive adds 0
-    and counts in the mean. Khosla et al. (NeurIPS 2020) have no factor
-    ``tau / tau_0``; their code, SimMMDG's and all that follow have, with 0.07: at
-    ``tau = 0.1`` a loss without it is 30 % smaller.
+    anchors of the same label, of any modality. One without a positive adds 0 and counts
+    in the mean. Khosla et al. (NeurIPS 2020) have no factor ``tau / tau_0``; their
+    code, SimMMDG's and all that follow have, with 0.07: at ``tau = 0.1`` a loss without
+    it is 30 % smaller.
 
     Args:
         embeddings: ``{modality: (N, k)}`` of norm 1.

@@ -224,18 +224,28 @@ def outputs_of(
     )
 
 
+@torch.no_grad()
+def teacher_of(objective, outputs):
+    """Outputs of a teacher whose parameters are 1.1 times the student's."""
+    teacher = StepOutputs(fused_logits=outputs.fused_logits.detach() / 2)
+    own = [p.clone() for p in objective.parameters()]
+    training = objective.training
+    for p in objective.parameters():  # not a deep copy, which takes most of a step
+        p.mul_(1.1)
+    teacher.embeddings[objective.embeds] = objective.eval().embed(outputs)
+    for p, value in zip(objective.parameters(), own, strict=True):
+        p.copy_(value)
+    objective.train(training)
+    return teacher
+
+
 def step(objective, outputs, started=True):
     """What the recognizer does with an objective."""
+    if objective.needs_teacher:
+        outputs.teacher_started = started
+        outputs.teacher = teacher_of(objective, outputs)
     if objective.embeds:
         outputs.embeddings[objective.embeds] = objective.embed(outputs)
-    if objective.needs_teacher:
-        averaged = copy.deepcopy(objective).eval()
-        outputs.teacher_started = started
-        outputs.teacher = StepOutputs(fused_logits=outputs.fused_logits.detach() / 2)
-        with torch.no_grad():
-            for p in averaged.parameters():
-                p.mul_(1.1)
-            outputs.teacher.embeddings[objective.embeds] = averaged.embed(outputs)
     if objective.needs_theta:  # it modifies the gradients of the losses before it
         outputs.losses = MODELS.build(dict(type="ClassificationObjective"))(outputs)
     return objective(outputs)
@@ -264,6 +274,29 @@ def valid_rows(outputs):
 def projected(objective, m, z, rows):
     """One modality's embeddings of some rows, BatchNorm over these."""
     return dict(zip(rows, objective.projectors.heads[m](z[rows]), strict=True))
+
+
+def assert_finite_differences(name, *keys):
+    """Gradients of losses through projectors, BatchNorm and weights.
+
+    The teacher stays as it is, and logits are linear in the features of two modalities.
+    """
+    names = NAMES[1::2]  # the narrow ones: every channel of every row is moved
+    objective, outputs, _ = run(name, names, count=4)
+    heads = {m: rand(WIDTHS[m], CLASSES) for m in names}
+
+    def losses(*features):
+        outputs.features = dict(zip(names, features, strict=True))
+        outputs.fused_features = torch.cat(features, dim=1)
+        outputs.unimodal_logits = {m: outputs.features[m] @ heads[m] for m in names}
+        outputs.fused_logits = sum(outputs.unimodal_logits.values())
+        if objective.embeds:
+            outputs.embeddings[objective.embeds] = objective.embed(outputs)
+        found = objective(outputs)
+        return tuple(found[key] for key in keys)
+
+    inputs = [leaf(outputs.features[m].detach()) for m in names]
+    assert torch.autograd.gradcheck(losses, inputs)
 
 
 # -------------------------------------------------------------- methods' own configs

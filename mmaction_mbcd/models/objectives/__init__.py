@@ -10,14 +10,13 @@ import pkgutil
 
 from .base import Objective
 
-__all__ = ["Objective"]
-
+_names = set()
 for _found in pkgutil.iter_modules(__path__):
     _module = importlib.import_module(f"{__name__}.{_found.name}")
     for _name, _class in inspect.getmembers(_module, inspect.isclass):
         # Those that a module defines, not those that it imports.
         if issubclass(_class, Objective) and _class.__module__ == _module.__name__:
             globals()[_name] = _class
-            __all__ += [_name]
+            _names.add(_name)
 
-__all__ = sorted({*__all__})
+__all__ = sorted(_names)

@@ -101,11 +101,11 @@ class RepresentationFlattening(Objective):
               \big( w_p \overline{\|u(t_p) - u(r_p)\|}
               + w_q \overline{\|u(t_q) - u(r_q)\|} \big)
 
-    ``r_m = P_m(z_m)`` are projected whole features. ``t_p`` and ``t_q`` lie between
-    the averaged model's ``r~_p`` and ``r~_q`` (see
-    :func:`interpolated_teachers`), with ratios drawn for each sample
-    and pair. Both terms share ``P``, which is averaged with the model. While the
-    teacher is only a copy of the student the second term is 0.
+    ``r_m = P_m(z_m)`` are projected whole features. ``t_p`` and ``t_q`` lie between the
+    averaged model's ``r~_p`` and ``r~_q`` (see :func:`interpolated_teachers`), with
+    ratios drawn for each sample and pair. Both terms share ``P``, which is averaged
+    with the model. While the teacher is only a copy of the student the second term is
+    0.
 
     Args:
         channels: ``{modality: d}``, filled in by the recognizer.

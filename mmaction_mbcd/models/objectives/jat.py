@@ -66,9 +66,9 @@ class JointAdversarialLoss(Objective):
 
     ``L_mod`` tells the modality from a feature, ``L_loc`` its domain by one
     discriminator for all modalities (both are means over the modalities), ``L_glob``
-    the domain from the fused feature. All see the features through reversed
-    gradients. ``w`` are the weights of :func:`confusion_weights` from
-    the local discriminator. It takes the place of ``ClassificationObjective``.
+    the domain from the fused feature. All see the features through reversed gradients.
+    ``w`` are the weights of :func:`confusion_weights` from the local discriminator. It
+    takes the place of ``ClassificationObjective``.
 
     With a single source there is no domain to tell: the modality adversary stays, and
     the weights follow the entropy of the class logits.
@@ -112,7 +112,7 @@ class JointAdversarialLoss(Objective):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        modality_pairs(channels, "JointAdversarialLoss")
+        modality_pairs(channels, "JointAdversarialLoss")  # for its check alone
         self.unimodal_weight, self.temperature = unimodal_weight, temperature
         self.global_weight, self.local_weight = global_weight, local_weight
         self.modality_weight = modality_weight

@@ -95,10 +95,10 @@ class MaximumEntropyRegularizer(Objective):
               \max(0, \gamma - \mathrm{std}(z_{m,\cdot c}))
               - a_2 \frac{1}{d} \log \det ( \mathrm{corr}(Z_m) + \epsilon I ) \Big]
 
-    (see :func:`spread_shortfall` and
-    :func:`correlation_log_volume`), on the encoders' outputs as in
-    the paper. Its public code takes 128-wide projections instead, in one script of
-    unit length, where the first term's floor is out of reach (docs/methods.md).
+    (see :func:`spread_shortfall` and :func:`correlation_log_volume`), on the encoders'
+    outputs as in the paper. Its public code takes 128-wide projections instead, in one
+    script of unit length, where the first term's floor is out of reach
+    (docs/methods.md).
 
     Args:
         weight: ``lambda``; 3 in the paper.

@@ -116,10 +116,9 @@ def permuted_pieces(
     Returns:
         ``(K, N, sum d)``. Pieces of different modalities may differ in width.
     """
-    joined = torch.cat(list(features.values()), dim=1)  # (N, sum d)
+    joined = torch.cat(list(features.values()), dim=1)
     (count, width), device = joined.shape, joined.device
     widths = torch.tensor([z.shape[1] // parts for z in features.values()])
-    # One width per piece: (M,) -> (parts * M,)
     widths = widths.repeat_interleave(parts).to(device, non_blocking=True)
     placed = widths[permutations]  # (K, parts * M), width of the piece at each place
     # Where a piece starts in the feature, less where it starts in the result.
@@ -145,10 +144,10 @@ class EntropyWeightedClassification(Objective):
               + \frac{\beta}{M+1} \sum_s \bar H_s
 
     over the modalities' and the fused logits ``s``, with the weights of
-    :func:`entropy_weights` and the entropies of
-    :func:`smoothed_entropy`. As in the published code, the weights
-    are per sample but multiply the batch's mean cross-entropy. It takes the place of
-    ``ClassificationObjective``. The prediction is the fused head's alone.
+    :func:`entropy_weights` and the entropies of :func:`smoothed_entropy`. As in the
+    published code, the weights are per sample but multiply the batch's mean
+    cross-entropy. It takes the place of ``ClassificationObjective``. The prediction is
+    the fused head's alone.
 
     Args:
         temperature: ``T`` of the weights; 1 in the published code.
@@ -167,7 +166,6 @@ class EntropyWeightedClassification(Objective):
         # The fused set has the empty name, which no modality can have.
         logits = {"": outputs.fused_logits} | outputs.unimodal_logits
         present = {"": outputs.valid} | outputs.present
-        # Of each set: (N,) -> scalar
         weights = {
             s: masked_mean(w, outputs.valid)
             for s, w in entropy_weights(logits, present, self.temperature).items()
@@ -219,7 +217,6 @@ class JigsawLoss(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        # With 4, three modalities would have 12 pieces in a puzzle.
         if parts is None:
             parts = 4 if len(channels) <= 2 else 2
         if uneven := {m: d for m, d in channels.items() if d % parts}:

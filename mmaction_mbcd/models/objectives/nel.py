@@ -132,13 +132,12 @@ class NonpolarizedEmbedding(Objective):
 
     .. math:: w ( \gamma L_{UNC} + \alpha L_C + \beta L_{NEE} )
 
-    UNC contrasts the two views' mean-shifted embeddings
-    (:func:`mean_shift`, :func:`view_contrast`), C is
-    SupCon over both views, NEE the negative spectral entropy of the fused features
-    (:func:`negative_spectral_entropy`). The first two share one
-    projection head per modality on its shared half. The embedding of a missing
-    modality is a zero slot beside the others. The data set must return two views of
-    each clip.
+    UNC contrasts the two views' mean-shifted embeddings (:func:`mean_shift`,
+    :func:`view_contrast`), C is SupCon over both views, NEE the negative spectral
+    entropy of the fused features (:func:`negative_spectral_entropy`). The first two
+    share one projection head per modality on its shared half. The embedding of a
+    missing modality is a zero slot beside the others. The data set must return two
+    views of each clip.
 
     Args:
         channels: ``{modality: d}``, filled in by the recognizer.

@@ -60,8 +60,8 @@ class NormAlignmentLoss(Objective):
     .. math:: \lambda \frac{2}{M (M-1)} \sum_{(p,q)}
               \left( \frac{\bar n_p}{\bar n_q} - 1 \right)^2
 
-    over all pairs (see :func:`norm_alignment`). The norms are taken
-    before LayerNorm, if the model has one: after it they are all the same.
+    over all pairs (see :func:`norm_alignment`). The norms are taken before LayerNorm,
+    if the model has one: after it they are all the same.
 
     Args:
         channels: ``{modality: d}``, filled in by the recognizer.

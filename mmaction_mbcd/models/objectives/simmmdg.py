@@ -89,8 +89,8 @@ class SupervisedContrastiveLoss(Objective):
 
     .. math:: \alpha \, \mathrm{SupCon}(P_m(z_m^{shared}), y)
 
-    (see :func:`supervised_contrastive`), with one head ``P`` per
-    modality. Anchors are the present (sample, modality).
+    (see :func:`.functional.supervised_contrastive`), with one head ``P`` per modality.
+    Anchors are the present (sample, modality).
 
     Args:
         channels: ``{modality: d}``, filled in by the recognizer.
@@ -202,7 +202,7 @@ class TranslationLoss(Objective):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        modality_pairs(channels, "TranslationLoss")
+        modality_pairs(channels, "TranslationLoss")  # for its check alone
         if not 0 <= mask_ratio < 1:
             raise ValueError(
                 "mask_ratio is the probability of zeroing an entry and lies in [0, 1); "

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from mmengine.model import ModuleDict
 
 from mmaction_mbcd.engine import MBCDOptimWrapper
+from mmaction_mbcd.models.layers import DomainDiscriminator, DomainProjector
 from mmaction_mbcd.models.objectives.gmp import (
     confidence_ratios,
     modulation_coefficient,
@@ -29,10 +29,18 @@ def gmp(names=("video", "audio"), classification=CLASSIFICATION, **kwargs):
         extra_objectives=[options],
         norm=None,
     )
-    for module in model.modules():  # dropout would differ between the two sides
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    objective = model.objectives[-1]
+    if objective.discriminator is not None:
+        objective.projectors, objective.discriminator = narrow(model)
     return model
+
+
+def narrow(model, width=24, hidden=12):
+    """GMP's layers of fewer channels, without dropout: it would differ by call."""
+    widths = {m: e.feature_channels for m, e in model.encoders.items()}
+    projectors = {m: DomainProjector(d, width, 0.0) for m, d in widths.items()}
+    discriminator = DomainDiscriminator(model.num_domains, width, hidden)
+    return ModuleDict(projectors).double(), discriminator.double()
 
 
 # --- the formulas ---------------------------------------------------------------
@@ -49,17 +57,17 @@ def test_truth_probability_by_hand():
 
 def test_ratios_by_hand():
     q = {"v": torch.tensor(0.8), "a": torch.tensor(0.4), "f": torch.tensor(0.2)}
-    here = {m: torch.tensor(True) for m in q}
-    rho = confidence_ratios(q, here, eps=0)
+    present = {m: torch.tensor(True) for m in q}
+    rho = confidence_ratios(q, present, eps=0)
     assert rho["v"].item() == pytest.approx(0.8 / 0.3)
     assert rho["a"].item() == pytest.approx(0.4 / 0.5)
-    sigma = confidence_ratios(q, here, invert=True, eps=0)
+    sigma = confidence_ratios(q, present, invert=True, eps=0)
     assert sigma["f"].item() == pytest.approx(0.6 / 0.2)
-    here["f"] = torch.tensor(False)  # nobody compares with what is not there
-    rho = confidence_ratios(q, here, eps=0)
+    present["f"] = torch.tensor(False)  # nobody compares with what is absent
+    rho = confidence_ratios(q, present, eps=0)
     assert rho["v"].item() == pytest.approx(2) and rho["f"].item() == 1
-    here["a"] = torch.tensor(False)
-    assert {r.item() for r in confidence_ratios(q, here).values()} == {1.0}
+    present["a"] = torch.tensor(False)
+    assert {r.item() for r in confidence_ratios(q, present).values()} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -71,32 +79,38 @@ def test_coefficient(ratio, expected):
     assert found.item() == pytest.approx(expected, abs=1e-7)
 
 
-@given(st.integers(0, 2**31 - 1), st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_projection_leaves_no_conflict(seed, keep_b):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(3, 2), (4,), (1, 2, 2)]
-    a, b = (
-        [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-        for _ in range(2)
-    )
-    flat_a, flat_b = (torch.cat([x.flatten() for x in g]) for g in (a, b))
-    new_a, new_b, conflict = resolve_conflict(a, b, torch.tensor(keep_b))
-    after_a, after_b = (torch.cat([x.flatten() for x in g]) for g in (new_a, new_b))
-    inner = flat_a @ flat_b
-    assert bool(conflict) == bool(inner < 0)
-    if inner >= 0:
-        assert torch.equal(after_a, flat_a) and torch.equal(after_b, flat_b)
-        return
-    assert abs((after_a @ after_b).item()) < 1e-12
-    kept, moved, before, other = (
-        (after_b, after_a, flat_a, flat_b)
-        if keep_b
-        else (after_a, after_b, flat_b, flat_a)
-    )
-    assert torch.equal(kept, other)
-    expected = before - inner / (other @ other) * other
-    assert torch.allclose(moved, expected, atol=1e-11)
+@pytest.mark.parametrize("keep_b", [True, False])
+def test_projection_leaves_no_conflict(keep_b):
+    conflicts = 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        a, b = (
+            [
+                torch.randn(shape, generator=generator, dtype=torch.float64)
+                for shape in ((3, 2), (4,), (1, 2, 2))
+            ]
+            for _ in range(2)
+        )
+        new_a, new_b, conflict = resolve_conflict(a, b, torch.tensor(keep_b))
+        before_a, before_b, after_a, after_b = (
+            torch.cat([x.flatten() for x in g]) for g in (a, b, new_a, new_b)
+        )
+        inner = before_a @ before_b
+        assert bool(conflict) == bool(inner < 0)
+        if inner >= 0:
+            assert torch.equal(after_a, before_a) and torch.equal(after_b, before_b)
+            continue
+        conflicts += 1
+        assert abs((after_a @ after_b).item()) < 1e-12
+        kept, moved, before, other = (
+            (after_b, after_a, before_a, before_b)
+            if keep_b
+            else (after_a, after_b, before_b, before_a)
+        )
+        assert torch.equal(kept, other)
+        expected = before - inner / (other @ other) * other
+        assert torch.allclose(moved, expected, atol=1e-11)
+    assert 20 < conflicts < 40
 
 
 def test_a_vanished_gradient_is_no_conflict():
@@ -119,13 +133,13 @@ def reference(model, inputs, samples, terms, projection=True, modulation=True):
     ce = torch.nn.functional.cross_entropy
     fused_loss = ce(fused, labels)
     unimodal = {m: 3.0 * ce(logits[m], labels) for m in names}
-    q = {m: float(logits[m].softmax(1)[range(len(labels)), labels].mean())
+    q = {m: float(logits[m].detach().softmax(1)[range(len(labels)), labels].mean())
          for m in names}  # fmt: skip
     c, domain_loss = {}, {}
     for m in names:
         out = objective.discriminator(objective.projectors[m](features[m]))
         domain_loss[m] = 0.5 * ce(out, domains)
-        c[m] = float(out.softmax(1)[range(len(domains)), domains].mean())
+        c[m] = float(out.detach().softmax(1)[range(len(domains)), domains].mean())
     parts = [fused_loss, *unimodal.values()]
     everything = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
@@ -237,13 +251,15 @@ def test_one_source_has_no_domain_part():
 
 
 def test_the_discriminator_learns_separable_domains():
-    torch.manual_seed(0)
     model = gmp()
+    torch.manual_seed(0)
+    objective = model.objectives[1]
+    objective.projectors, objective.discriminator = narrow(model, 512, 256)
     inputs, samples = toy_batch(count=16)
     for row, sample in enumerate(samples):
         inputs["video"][row] += 3 * sample.domain_index
         inputs["audio"][row] -= 3 * sample.domain_index
-    optimizer = torch.optim.Adam(model.objectives[1].parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
     values = []
     for _ in range(30):
         losses = model.loss(inputs, samples)
@@ -276,9 +292,7 @@ def test_probes_are_enough():
         probe=True,
         extra_objectives=[dict(type="GradientModulation", terms=["fused"])],
     )
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model.objectives[-1].projectors, model.objectives[-1].discriminator = narrow(model)
     inputs, samples = toy_batch()
     losses = model.loss(inputs, samples)
     total(losses).backward()

@@ -13,6 +13,7 @@ from helpers.objectives import (
     NAMES,
     SIZES,
     WIDTHS,
+    assert_finite_differences,
     assert_float32_from_half,
     assert_published,
     build,
@@ -44,22 +45,22 @@ from mmaction_mbcd.models.objectives.moosa import (
 
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("sets", [2, 3, 5])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("missing", [False, True])
-def test_entropy_weights(count, sets, temperature, missing):
+def test_entropy_weights(count, sets, missing):
     logits = {s: 2 * rand(count, 4) for s in range(sets)}
     rows = {s: set(range(s if missing else 0, count)) | {0} for s in logits}
     present = {s: mask(count, rows[s]) if missing else None for s in logits}
-    weights = entropy_weights(logits, present, temperature)
-    for i in range(count):
-        scores = {
-            s: math.exp(-entropy(softmax(own[i].tolist())) / temperature)
-            for s, own in logits.items()
-            if i in rows[s]
-        }
-        for s in logits:
-            expected = scores.get(s, 0.0) / sum(scores.values())
-            assert weights[s][i].item() == pytest.approx(expected, abs=1e-14)
+    for temperature in (0.5, 1.0, 2.0):
+        weights = entropy_weights(logits, present, temperature)
+        for i in range(count):
+            scores = {
+                s: math.exp(-entropy(softmax(own[i].tolist())) / temperature)
+                for s, own in logits.items()
+                if i in rows[s]
+            }
+            for s in logits:
+                expected = scores.get(s, 0.0) / sum(scores.values())
+                assert weights[s][i].item() == pytest.approx(expected, abs=1e-14)
 
 
 def test_entropy_weights_by_hand():
@@ -251,6 +252,12 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_puzzles_that_cannot_be_cut(channels, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type="JigsawLoss", channels=channels))
+
+
+def test_gradients_of_weighted_losses():
+    assert_finite_differences(
+        "EntropyWeightedClassification", "loss_fused", "loss_audio", "loss_entropy"
+    )
 
 
 def test_published_coefficients():

@@ -14,6 +14,7 @@ from helpers.objectives import (
     NAMES,
     SIZES,
     WIDTHS,
+    assert_finite_differences,
     assert_float32_from_half,
     assert_published,
     build,
@@ -281,6 +282,10 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_a_feature_needs_a_shared_half():
     with pytest.raises(ValueError, match=r"\['v'\] have 1"):
         MODELS.build(dict(type="NonpolarizedEmbedding", channels=dict(v=1)))
+
+
+def test_gradients_of_the_losses():
+    assert_finite_differences("NonpolarizedEmbedding", "loss_unc", "loss_nee")
 
 
 def test_published_coefficients():

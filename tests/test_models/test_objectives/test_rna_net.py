@@ -118,13 +118,6 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_float32_from_half(lambda a, b, y: norm_alignment(a, b), dtype, inputs=2)
 
 
-def test_one_modality_is_refused():
-    with pytest.raises(
-        ValueError, match=r"NormAlignmentLoss compares .*two; got \['video'\]"
-    ):
-        build("NormAlignmentLoss", ["video"])
-
-
 def test_published_coefficients():
     assert_published(
         "rna_net", True, NormAlignmentLoss=dict(weight=1.0, denominator="audio")

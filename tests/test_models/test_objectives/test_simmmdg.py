@@ -13,6 +13,7 @@ from helpers.objectives import (
     NAMES,
     SIZES,
     WIDTHS,
+    assert_finite_differences,
     assert_float32_from_half,
     assert_published,
     build,
@@ -158,13 +159,6 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_float32_from_half(lambda a, b, y: half_distance(a), dtype)
 
 
-def test_one_modality_is_refused():
-    with pytest.raises(
-        ValueError, match=r"TranslationLoss compares .*two; got \['video'\]"
-    ):
-        build("TranslationLoss", ["video"])
-
-
 @pytest.mark.parametrize(
     ("name", "channels", "kwargs", "message"),
     [
@@ -176,6 +170,10 @@ def test_one_modality_is_refused():
 def test_configs_that_cannot_work(name, channels, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type=name, channels=channels, **kwargs))
+
+
+def test_contrast_gradients():
+    assert_finite_differences("SupervisedContrastiveLoss", "loss_contrast")
 
 
 def test_published_coefficients():
