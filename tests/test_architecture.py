@@ -6,10 +6,13 @@ from tests_support import ROOT
 
 LAYERS = [
     set(),  # modules that all may import: compat, progress, ...
-    {"models", "datasets", "evaluation", "analysis", "parallel"},
+    {"parallel"},
+    {"models", "datasets", "evaluation"},
     {"engine"},
     {"cli"},
-    {"experiments", "preparation"},
+    {"preparation"},
+    {"analysis"},
+    {"experiments"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 
