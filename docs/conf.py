@@ -19,6 +19,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
+highlight_language = "none"
+
 # Pages: $...$ as on GitHub, and links to headings.
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -43,6 +45,23 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # "Attributes:" as a list; autodoc documents them otherwise
 add_module_names = False
+python_maximum_signature_line_length = 80
+
+
+def _short_title(app, docname: str, source: list[str]) -> None:
+    """Titles of the API's pages: `models.functional`, for the narrow side bar."""
+    if docname.startswith("api/"):
+        title, rule, rest = source[0].split("\n", 2)
+        title = title.removesuffix(" module").removesuffix(" package")
+        title = title.removeprefix("mmaction\\_mbcd.")
+        title = "API reference" if docname == "api/modules" else title
+        source[0] = "\n".join([title, rule[0] * len(title), rest])
+
+
+def setup(app) -> None:
+    """Sphinx calls this."""
+    app.connect("source-read", _short_title)
+
 
 html_theme = "furo"
 html_title = f"mmaction_mbcd {release}"
