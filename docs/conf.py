@@ -58,8 +58,20 @@ def _short_title(app, docname: str, source: list[str]) -> None:
         source[0] = "\n".join([title, rule[0] * len(title), rest])
 
 
+def _in_any_module(app, env, node, content):
+    """:class:`HACDataset` in another module's docstring finds datasets.hac's."""
+    if node.get("refdomain") != "py" or node.get("refspecific"):
+        return None
+    node["refspecific"] = True
+    return env.domains.python_domain.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node,
+        content,
+    )  # fmt: skip
+
+
 def setup(app) -> None:
     """Sphinx calls this."""
+    app.connect("missing-reference", _in_any_module)
     app.connect("source-read", _short_title)
 
 
