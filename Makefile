@@ -61,7 +61,7 @@ format: $(STAMP)  ## repair style and format
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.docs  ## build docs/ and the API reference into docs/_build/html
-	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html $(ARGS)
+	@$(BIN)/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
 
 $(VENV)/.docs: $(STAMP) requirements/docs.txt
