@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format clean
+.PHONY: help setup demo test test-long lint format docs clean
 
 help:  ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [ARGS='...']"
@@ -60,7 +60,17 @@ format: $(STAMP)  ## repair style and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: $(VENV)/.docs  ## build docs/ and the API reference into docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
+$(VENV)/.docs: $(STAMP) requirements/docs.txt
+	@echo "Installing what builds the documentation into $(VENV)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
 clean:  ## remove the environment, caches and reports (not work_dirs, not data)
 	rm -rf "$(VENV)" *.egg-info build dist .pytest_cache .ruff_cache .hypothesis htmlcov
+	rm -rf docs/_build docs/api
 	rm -f .coverage .coverage.* coverage.xml
 	find mmaction_mbcd tests tools configs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,10 +6,15 @@ from mmengine.config import Config
 
 from toys import toy_config
 
-ROOT = Path(__file__).parent.parent / "configs" / "mbcd" / "synth_action"
-METHODS = sorted(
-    p.stem for p in ROOT.glob("*.py") if not p.stem.startswith(("table", "mbcd_second"))
+ROOT = Path(__file__).parent.parent / "configs" / "mbcd"
+SYNTHETIC = sorted(
+    p.stem
+    for p in (ROOT / "synth_action").glob("*.py")
+    if not p.stem.startswith(("table", "mbcd_second"))
 )
+# Add-ons of the published tables, which HAC's leaves have in full.
+ADD_ONS = [p.stem for p in ROOT.glob("hac/*_*.py") if p.stem.endswith(("gmp", "dg"))]
+METHODS = sorted({*SYNTHETIC, *ADD_ONS})
 NAMES = ("video", "audio", "flow")
 
 
@@ -30,7 +35,8 @@ def shrunk(part):
 
 def method_config(method):
     """The leaf's whole config as plain values."""
-    return Config.fromfile(ROOT / f"{method}.py").to_dict()
+    dataset = "synth_action" if method in SYNTHETIC else "hac"
+    return Config.fromfile(ROOT / dataset / f"{method}.py").to_dict()
 
 
 def method_model(method, names=NAMES, **kwargs):

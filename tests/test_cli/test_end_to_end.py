@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from method_toys import METHODS
+from method_toys import SYNTHETIC
 from tests_support import assert_same_trees
 
 HOST_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
@@ -401,7 +401,7 @@ def test_the_families_through_the_command_line(repo, tiny_data, tmp_path, method
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SYNTHETIC)
 def test_every_method_through_the_command_line(repo, tiny_data, tmp_path, method):
     """One epoch, a stop, the second by resuming, then the test."""
     found = train_and_test(repo, method, tiny_data, tmp_path)

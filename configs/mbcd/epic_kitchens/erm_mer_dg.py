@@ -1,6 +1,6 @@
-"""MER-DG on top of ERM, on EPIC-Kitchens.
+"""MER-DG on top of ERM, on EPIC-Kitchens: MER-DG's paper ("fusion" there).
 
-Sampling: published.
+One more objective. Sampling: published.
 """
 
 _base_ = ["./erm.py", "../_base_/add_ons/mer_dg.py"]

@@ -1,6 +1,6 @@
-"""GMP on EPIC-Kitchens.
+"""GMP (AAAI 2026) on EPIC-Kitchens: not in MBCD's paper.
 
-Sampling: published.
+Feature dropout 0.5 on video and flow, as published. Sampling: published.
 """
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/gmp.py"]

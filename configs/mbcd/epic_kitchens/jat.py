@@ -1,6 +1,6 @@
-"""JAT on EPIC-Kitchens.
+"""JAT (ACM MM 2025) on EPIC-Kitchens: not in MBCD's paper.
 
-Sampling: published.
+Feature dropout 0.5 on video and flow, as published. Sampling: published.
 """
 
 _base_ = ["../_base_/epic_kitchens_baseline.py", "../_base_/methods/jat.py"]

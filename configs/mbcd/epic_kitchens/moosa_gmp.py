@@ -1,6 +1,6 @@
-"""GMP on top of MOOSA, on EPIC-Kitchens.
+"""GMP on top of MOOSA, on EPIC-Kitchens: Table 3 of GMP's paper.
 
-Sampling: published.
+One more objective, and its optimizer wrapper. Sampling: published.
 """
 
 _base_ = ["./moosa.py", "../_base_/add_ons/gmp.py"]

@@ -1,9 +1,6 @@
-"""Row 3 of the paper's Table 4: EMA and adaptive modality dropout.
+"""EMA and adaptive modality dropout, on EPIC-Kitchens: Table 4, row 3.
 
-AMD compares the modalities by their own heads, which are trained by their own losses:
-those are in the sum too, beside the fused one.
-
-Sampling: published.
+The unimodal heads that AMD compares add their losses. Sampling: published.
 """
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table4_ema_amd.py"]

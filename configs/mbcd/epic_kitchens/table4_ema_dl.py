@@ -1,8 +1,6 @@
-"""Row 5 of the paper's Table 4: EMA and the distillation loss.
+"""EMA and the distillation loss, on EPIC-Kitchens: Table 4, row 5.
 
-Distillation also teaches the modalities' own heads, so their losses are in the sum too.
-
-Sampling: published.
+The unimodal heads that it teaches add their losses. Sampling: published.
 """
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table4_ema_dl.py"]

@@ -1,9 +1,6 @@
-"""Row 4 of the paper's Table 4: EMA and the gradient consistency constraint.
+"""EMA and gradient consistency, on EPIC-Kitchens: Table 4, row 4.
 
-The inner step follows the losses of the modalities' own heads, which train those heads
-and are in the sum too.
-
-Sampling: published.
+The unimodal heads whose losses it follows add them. Sampling: published.
 """
 
 _base_ = ["../_base_/epic_kitchens.py", "../_base_/methods/table4_ema_gcc.py"]

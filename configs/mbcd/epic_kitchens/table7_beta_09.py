@@ -1,4 +1,4 @@
-"""The paper's Table 7: MBCD with beta = 0.9.
+"""MBCD with beta = 0.9, on EPIC-Kitchens: Table 7.
 
 Sampling: published.
 """

@@ -1,4 +1,4 @@
-"""The paper's Table 7: MBCD with beta = 0.999.
+"""MBCD with beta = 0.999, on EPIC-Kitchens: Table 7; the same as mbcd.py.
 
 Sampling: published.
 """

@@ -1,6 +1,6 @@
-"""GMP on top of CMRF, on HAC.
+"""GMP on top of CMRF, on HAC: Table 3 of GMP's paper.
 
-Sampling: published.
+One more objective, and its optimizer wrapper. Sampling: published.
 """
 
 _base_ = ["./cmrf.py", "../_base_/add_ons/gmp.py"]

@@ -1,6 +1,6 @@
-"""EMA on HAC.
+"""EMA on HAC; MBCD's paper has it on EPIC-Kitchens (Table 4, row 2).
 
-Sampling: published.
+LayerNorm, no feature dropout. Sampling: published.
 """
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/ema.py"]

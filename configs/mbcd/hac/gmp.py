@@ -1,6 +1,6 @@
-"""GMP on HAC.
+"""GMP (AAAI 2026) on HAC: not in MBCD's paper.
 
-Sampling: published.
+Feature dropout 0.5 on video and flow, as published. Sampling: published.
 """
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/gmp.py"]

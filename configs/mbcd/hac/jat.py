@@ -1,6 +1,6 @@
-"""JAT on HAC.
+"""JAT (ACM MM 2025) on HAC: not in MBCD's paper.
 
-Sampling: published.
+Feature dropout 0.5 on video and flow, as published. Sampling: published.
 """
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/jat.py"]

@@ -1,6 +1,6 @@
-"""MBCD on HAC.
+"""MBCD on HAC: Tables 1, 2 and 9, and 5, row 3 of MBCD's paper.
 
-Sampling: published.
+LayerNorm, no feature dropout. Sampling: published.
 """
 
 _base_ = ["../_base_/hac.py", "../_base_/methods/mbcd.py"]

@@ -1,6 +1,6 @@
-"""NEL on HAC.
+"""NEL (Neurocomputing 2025) on HAC: not in MBCD's paper.
 
-Sampling: published.
+Two views of a clip; feature dropout 0.5 on video and flow. Sampling: published.
 """
 
 _base_ = ["../_base_/hac_baseline.py", "../_base_/methods/nel.py"]

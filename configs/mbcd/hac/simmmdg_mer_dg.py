@@ -1,6 +1,6 @@
-"""MER-DG on top of SimMMDG, on HAC.
+"""MER-DG on top of SimMMDG, on HAC: MER-DG's paper.
 
-Sampling: published.
+One more objective. Sampling: published.
 """
 
 _base_ = ["./simmmdg.py", "../_base_/add_ons/mer_dg.py"]

@@ -1,4 +1,4 @@
-"""Row 1 of the paper's Table 5: MBCD without modality dropout.
+"""MBCD without modality dropout, on HAC: Table 5, row 1.
 
 Sampling: published.
 """

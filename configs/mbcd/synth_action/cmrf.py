@@ -1,4 +1,4 @@
-"""CMRF on the synthetic actions."""
+"""CMRF on the synthetic actions; mean from iteration 100, as on HAC."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/cmrf_hac.py"]
 model = {{_base_.method.model}}

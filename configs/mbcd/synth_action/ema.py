@@ -1,4 +1,4 @@
-"""EMA on the synthetic actions; row 2 of Table 4."""
+"""EMA on the synthetic actions; beta 0.97 of the short schedule."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/ema.py"]
 model = {{_base_.method.model}}

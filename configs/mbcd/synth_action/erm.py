@@ -1,4 +1,4 @@
-"""ERM on the synthetic actions; row 1 of Table 4."""
+"""ERM on the synthetic actions."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/erm.py"]
 model = {{_base_.method.model}}

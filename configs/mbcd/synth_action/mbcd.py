@@ -1,4 +1,4 @@
-"""MBCD on the synthetic actions."""
+"""MBCD on the synthetic actions; beta 0.97 of the short schedule."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/mbcd.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,4 @@
-"""MBCD with its published code's feature noise, on the synthetic actions."""
+"""MBCD with the feature noise of its published code, on the synthetic actions."""
 
 _base_ = ["./mbcd.py", "../_base_/add_ons/dsu.py"]
 method = dict(name="MBCD + DSU")

@@ -1,4 +1,4 @@
-"""MBCD with the second-order term of eq. 6."""
+"""MBCD with the second-order term of eq. 6, on the synthetic actions."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/mbcd_second_order.py"]
 model = {{_base_.method.model}}

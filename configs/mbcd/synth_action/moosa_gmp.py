@@ -1,4 +1,4 @@
-"""GMP on top of MOOSA, on the synthetic actions."""
+"""GMP on top of another method, MOOSA, on the synthetic actions."""
 
 _base_ = ["./moosa.py", "../_base_/add_ons/gmp.py"]
 method = dict(name="MOOSA + GMP")

@@ -1,4 +1,4 @@
-"""NEL on the synthetic actions."""
+"""NEL on the synthetic actions; two views of a clip."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/nel.py"]
 model = {{_base_.method.model}}

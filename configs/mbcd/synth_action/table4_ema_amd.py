@@ -1,7 +1,6 @@
-"""Row 3 of the paper's Table 4: EMA and adaptive modality dropout.
+"""EMA and adaptive modality dropout (Table 4, row 3), on the synthetic actions.
 
-AMD compares the modalities by their own heads, which are trained by their own losses:
-those are in the sum too, beside the fused one.
+The unimodal heads that AMD compares add their losses.
 """
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table4_ema_amd.py"]

@@ -1,6 +1,6 @@
-"""Row 5 of the paper's Table 4: EMA and the distillation loss.
+"""EMA and the distillation loss (Table 4, row 5), on the synthetic actions.
 
-Distillation also teaches the modalities' own heads, so their losses are in the sum too.
+The unimodal heads that it teaches add their losses.
 """
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table4_ema_dl.py"]

@@ -1,7 +1,6 @@
-"""Row 4 of the paper's Table 4: EMA and the gradient consistency constraint.
+"""EMA and gradient consistency (Table 4, row 4), on the synthetic actions.
 
-The inner step follows the losses of the modalities' own heads, which train those heads
-and are in the sum too.
+The unimodal heads whose losses it follows add them.
 """
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table4_ema_gcc.py"]

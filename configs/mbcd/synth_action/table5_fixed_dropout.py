@@ -1,7 +1,6 @@
-"""Row 2 of the paper's Table 5: MBCD with a fixed dropout of 0.5; row 3 is MBCD.
+"""MBCD with a fixed dropout of 0.5 (Table 5, row 2), on the synthetic actions.
 
-Each modality is dropped with probability 0.5, but one always stays: given that, of two
-each is dropped in a third of the samples, of three in 3/7.
+One modality is always kept.
 """
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table5_fixed_dropout.py"]

@@ -1,4 +1,4 @@
-"""Row 1 of the paper's Table 5: MBCD without modality dropout."""
+"""MBCD without modality dropout (Table 5, row 1), on the synthetic actions."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table5_no_dropout.py"]
 model = {{_base_.method.model}}

@@ -1,4 +1,4 @@
-"""The paper's Table 7: MBCD with beta = 0.999."""
+"""MBCD with beta = 0.999 (Table 7), on the synthetic actions."""
 
 _base_ = ["../_base_/synth_action.py", "../_base_/methods/table7_beta_0999.py"]
 model = {{_base_.method.model}}

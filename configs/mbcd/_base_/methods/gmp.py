@@ -3,7 +3,7 @@
 AAAI 2026 (arXiv 2603.14175). alpha 0.5 and 0.5, domain weight 0.5, reversal 0.3 and
 the unimodal weight of 3.0, whose gradient is the modulated one: published code, which
 trains 15 epochs without weight decay and tests the last; the paper gives no values.
-The discriminator is trained, which the published code leaves out; docs/methods.md.
+The discriminator is trained, which the published code leaves out; docs/methods/gmp.md.
 """
 
 _base_ = "./parts/late_fusion.py"

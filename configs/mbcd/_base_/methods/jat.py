@@ -2,7 +2,7 @@
 
 MDJA, ACM MM 2025. Weights 3.0, 0.5, 0.5, 0.1, reversals 0.3 and 0.1, temperature 1:
 published code, which trains 15 epochs without weight decay and tests the last. The
-official repository differs; docs/methods.md says in what.
+official repository differs; docs/methods/jat.md says in what.
 """
 
 _base_ = "./parts/late_fusion.py"

@@ -1,6 +1,7 @@
-"""ERM on EPIC-Kitchens as published code ran it; see docs/methods.md.
+"""ERM on EPIC-Kitchens as published code ran it; see docs/methods/erm.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random.
+Test rows alone. Sampling: published.
 """
 
 _base_ = "../erm.py"

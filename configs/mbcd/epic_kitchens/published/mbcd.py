@@ -1,6 +1,7 @@
-"""MBCD on EPIC-Kitchens as published code ran it; see docs/methods.md.
+"""MBCD on EPIC-Kitchens as published code ran it; see docs/methods/mbcd.md.
 
-Sampling: published.
+All stems' BatchNorm drifts, both passes move it, DSU.
+Test rows alone. Sampling: published.
 """
 
 _base_ = "../mbcd.py"

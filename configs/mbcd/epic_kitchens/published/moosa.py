@@ -1,6 +1,7 @@
-"""MOOSA on EPIC-Kitchens as published code ran it; see docs/methods.md.
+"""MOOSA on EPIC-Kitchens as published code ran it; see docs/methods/moosa.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random.
+Test rows alone. Sampling: published.
 """
 
 _base_ = "../moosa.py"

@@ -1,6 +1,7 @@
-"""RNA-Net on EPIC-Kitchens as published code ran it; see docs/methods.md.
+"""RNA-Net on EPIC-Kitchens as published code ran it; see docs/methods/rna_net.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random.
+Test rows alone. Sampling: published.
 """
 
 _base_ = "../rna_net.py"

@@ -1,6 +1,7 @@
-"""SimMMDG on EPIC-Kitchens as published code ran it; see docs/methods.md.
+"""SimMMDG on EPIC-Kitchens as published code ran it; see docs/methods/simmmdg.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random.
+Test rows alone. Sampling: published.
 """
 
 _base_ = "../simmmdg.py"

@@ -1,5 +1,6 @@
-"""CMRF on HAC as published code ran it; see docs/methods.md.
+"""CMRF on HAC as published code ran it; see docs/methods/cmrf.md.
 
+Stems' BatchNorm drifts, audio's layer4 starts at random; 15 epochs.
 Sampling: published.
 """
 

@@ -1,6 +1,6 @@
-"""ERM on HAC as published code ran it; see docs/methods.md.
+"""ERM on HAC as published code ran it; see docs/methods/erm.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random. Sampling: published.
 """
 
 _base_ = "../erm.py"

@@ -1,5 +1,6 @@
-"""GMP on HAC as published code ran it; see docs/methods.md.
+"""GMP on HAC as published code ran it; see docs/methods/gmp.md.
 
+Stems' BatchNorm drifts, audio's layer4 starts at random; 15 epochs, no decay.
 Sampling: published.
 """
 

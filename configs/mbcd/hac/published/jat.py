@@ -1,5 +1,6 @@
-"""JAT on HAC as published code ran it; see docs/methods.md.
+"""JAT on HAC as published code ran it; see docs/methods/jat.md.
 
+Stems' BatchNorm drifts, audio's layer4 starts at random; 15 epochs, no decay.
 Sampling: published.
 """
 

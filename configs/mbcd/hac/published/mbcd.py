@@ -1,6 +1,6 @@
-"""MBCD on HAC as published code ran it; see docs/methods.md.
+"""MBCD on HAC as published code ran it; see docs/methods/mbcd.md.
 
-Sampling: published.
+All stems' BatchNorm drifts, both passes move it, DSU. Sampling: published.
 """
 
 _base_ = "../mbcd.py"

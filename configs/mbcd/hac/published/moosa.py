@@ -1,6 +1,6 @@
-"""MOOSA on HAC as published code ran it; see docs/methods.md.
+"""MOOSA on HAC as published code ran it; see docs/methods/moosa.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random. Sampling: published.
 """
 
 _base_ = "../moosa.py"

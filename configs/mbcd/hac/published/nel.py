@@ -1,5 +1,6 @@
-"""NEL on HAC as published code ran it; see docs/methods.md.
+"""NEL on HAC as published code ran it; see docs/methods/nel.md.
 
+Stems' BatchNorm drifts, audio's layer4 starts at random; 15 epochs, cosine.
 Sampling: published.
 """
 

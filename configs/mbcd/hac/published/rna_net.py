@@ -1,6 +1,6 @@
-"""RNA-Net on HAC as published code ran it; see docs/methods.md.
+"""RNA-Net on HAC as published code ran it; see docs/methods/rna_net.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random. Sampling: published.
 """
 
 _base_ = "../rna_net.py"

@@ -1,6 +1,6 @@
-"""SimMMDG on HAC as published code ran it; see docs/methods.md.
+"""SimMMDG on HAC as published code ran it; see docs/methods/simmmdg.md.
 
-Sampling: published.
+Stems' BatchNorm drifts, audio's layer4 starts at random. Sampling: published.
 """
 
 _base_ = "../simmmdg.py"

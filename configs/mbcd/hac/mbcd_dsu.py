@@ -1,8 +1,0 @@
-"""MBCD with the feature-statistics noise of its published code, on HAC.
-
-Sampling: published.
-"""
-
-_base_ = ["./mbcd.py", "../_base_/add_ons/dsu.py"]
-method = dict(name="MBCD + DSU")
-model = dict(encoders={{_base_.dsu}})

@@ -1,9 +1,0 @@
-"""The paper's Table 7: MBCD with beta = 0.999.
-
-Sampling: published.
-"""
-
-_base_ = ["../_base_/hac.py", "../_base_/methods/table7_beta_0999.py"]
-model = {{_base_.method.model}}
-optim_wrapper = {{_base_.method.optim_wrapper}}
-custom_hooks = {{_base_.method.custom_hooks}}

@@ -1,6 +1,0 @@
-"""GMP on top of CMRF, on the synthetic actions."""
-
-_base_ = ["./cmrf.py", "../_base_/add_ons/gmp.py"]
-method = dict(name="CMRF + GMP")
-model = dict(extra_objectives={{_base_.gmp}})
-optim_wrapper = dict(type="MBCDOptimWrapper")

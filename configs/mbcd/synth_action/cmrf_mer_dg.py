@@ -1,5 +1,0 @@
-"""MER-DG on top of CMRF, on the synthetic actions."""
-
-_base_ = ["./cmrf.py", "../_base_/add_ons/mer_dg.py"]
-method = dict(name="CMRF + MER-DG")
-model = dict(extra_objectives={{_base_.mer_dg}})

@@ -1,6 +1,0 @@
-"""GMP on top of RNA-Net, on the synthetic actions."""
-
-_base_ = ["./rna_net.py", "../_base_/add_ons/gmp.py"]
-method = dict(name="RNA-Net + GMP")
-model = dict(extra_objectives={{_base_.gmp}})
-optim_wrapper = dict(type="MBCDOptimWrapper")

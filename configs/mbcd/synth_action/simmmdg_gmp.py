@@ -1,6 +1,0 @@
-"""GMP on top of SimMMDG, on the synthetic actions."""
-
-_base_ = ["./simmmdg.py", "../_base_/add_ons/gmp.py"]
-method = dict(name="SimMMDG + GMP")
-model = dict(extra_objectives={{_base_.gmp}})
-optim_wrapper = dict(type="MBCDOptimWrapper")
