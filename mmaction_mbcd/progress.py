@@ -56,13 +56,15 @@ class Meter:
         self.title, self.unit, self.total = title, unit, total
         self.workers, self.interval = workers, interval
         self.done = 0
+        self._working: float | None = None  # since when, seen at the first counts
+        self._counted_by_then = 0
         self._receiver, self.sender = multiprocessing.Pipe(duplex=False)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._forecast_made = False
 
     def __enter__(self) -> "Meter":
-        self._begin = self._said = time.monotonic()
+        self._said = time.monotonic()
         self._thread.start()
         return self
 
@@ -102,6 +104,9 @@ class Meter:
     def _count(self) -> None:
         while self._receiver.poll():
             self.done += int(self._receiver.recv_bytes())
+        if self._working is None and self.done > 0:
+            # From here on: workers need seconds to start, and count nothing until then.
+            self._working, self._counted_by_then = time.monotonic(), self.done
 
     def _is_due(self) -> bool:
         now = time.monotonic()
@@ -111,11 +116,12 @@ class Meter:
         return True
 
     def _left(self) -> float | None:
-        """Seconds, at the mean speed so far."""
-        if self.done <= 0:
+        """Seconds, at the mean speed since the first counts."""
+        counted = self.done - self._counted_by_then
+        if self._working is None or counted <= 0:
             return None
-        passed = time.monotonic() - self._begin
-        return passed / self.done * max(self.total - self.done, 0)
+        passed = time.monotonic() - self._working
+        return passed / counted * max(self.total - self.done, 0)
 
     def _state(self) -> str:
         left = self._left()
@@ -123,8 +129,11 @@ class Meter:
         return state if left is None else f"{state}, {duration(left)} left"
 
     def _forecast(self) -> str | None:
-        passed, left = time.monotonic() - self._begin, self._left()
-        if self._forecast_made or passed < _FORECAST or left is None:
+        left = self._left()
+        if self._forecast_made or left is None:
+            return None
+        passed = time.monotonic() - self._working
+        if passed < _FORECAST:
             return None
         self._forecast_made = True
         return (

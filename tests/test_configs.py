@@ -42,7 +42,6 @@ ABLATIONS = dict(
     synth_action=("table", "mbcd_"),
     hac=("table5_",),
     epic_kitchens=("table4_", "table7_"),
-    own_videos=(),
 )
 PUBLISHED_ADD_ONS = {f"{m}_gmp" for m in ("rna_net", "simmmdg", "moosa", "cmrf")} | {
     f"{m}_mer_dg" for m in ("erm", "simmmdg", "cmrf")
@@ -51,7 +50,6 @@ ADD_ONS = dict(
     synth_action={"moosa_gmp", "erm_mer_dg", "mbcd_dsu"},
     hac=PUBLISHED_ADD_ONS,
     epic_kitchens=PUBLISHED_ADD_ONS,
-    own_videos=set(),
 )
 # Those whose steps are taken here, on real files; every method's are in
 # test_methods.py. With the paper's encoders one baseline and one inner step.
@@ -205,16 +203,17 @@ def test_a_training_and_an_evaluation_step(leaf, trees, tmp_path):
     assert found["target/N"] == count and 0 <= found["target/top1"] <= 1
 
 
-@pytest.mark.parametrize("dataset", TARGETS)
+@pytest.mark.parametrize("dataset", [*TARGETS, "own_videos/small"])
 def test_the_leaves_of_a_dataset(dataset):
     """Every method, its add-ons, its ablations; all but add-ons only combine."""
     leaves = {p.stem: p.read_text() for p in (ROOT / dataset).glob("*.py")}
     methods = {
         m
         for m in METHODS
-        if not m.startswith(("table", "mbcd_")) or m.startswith(ABLATIONS[dataset])
+        if not m.startswith(("table", "mbcd_"))
+        or m.startswith(ABLATIONS.get(dataset, ()))
     }
-    assert set(leaves) == methods | ADD_ONS[dataset]
+    assert set(leaves) == methods | ADD_ONS.get(dataset, set())
     for method in methods:
         assert f"methods/{method}" in leaves[method]
         assert "_base_.method.model" in leaves[method]

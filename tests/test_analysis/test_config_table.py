@@ -98,7 +98,7 @@ def test_the_tool_lists_a_folder(capsys):
     tool = load_tool("list_configs")
     assert tool.main([str(CONFIGS / "own_videos")]) == 0
     out = capsys.readouterr().out
-    assert "10 configs" in out and "own_videos/mbcd" in out
+    assert "20 configs" in out and "own_videos/mbcd" in out
 
 
 def test_the_tool_s_errors(tmp_path, capsys):

@@ -98,7 +98,7 @@ class MaximumEntropyRegularizer(Objective):
     (see :func:`spread_shortfall` and :func:`correlation_log_volume`), on the encoders'
     outputs as in the paper. Its public code takes 128-wide projections instead, in one
     script of unit length, where the first term's floor is out of reach
-    (docs/methods.md).
+    (docs/methods/mer_dg.md).
 
     Args:
         weight: ``lambda``; 3 in the paper.
