@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
+import helpers.forked  # noqa: F401  sets what the fork server imports
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -73,8 +75,8 @@ def compare_runs(whole, resumed):
 
 
 def start_two(function, *args):
-    """Runs ``function(rank, port, *args)`` in two processes."""
+    """Runs ``function(rank, port, *args)`` in two forked processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(function, (port, *args), nprocs=2, start_method="spawn")
+    mp.start_processes(function, (port, *args), nprocs=2, start_method="forkserver")

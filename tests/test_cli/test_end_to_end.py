@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.forked import run_script
 from method_toys import SYNTHETIC
 from tests_support import assert_same_trees
 
@@ -24,18 +25,19 @@ CONFIGS = "configs/mbcd/synth_action"
 
 def run(repo, tool, *args, check=True, **environment):
     """Runs a tool in its own process and returns it with its output."""
-    command = [str(tool)] if str(tool).endswith(".sh") else [sys.executable, str(tool)]
-    done = subprocess.run(
-        [*command, *map(str, args)],
-        cwd=repo,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo / "tests")}
-        | {"PYTHON": sys.executable}  # make test activates no environment
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repo / "tests")} | environment
+    if str(tool).endswith(".sh"):
+        done = subprocess.run(
+            [str(tool), *map(str, args)],
+            cwd=repo,
+            # PYTHON: make test activates no environment.
+            env=os.environ | {"PYTHON": sys.executable} | env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    else:
+        done = run_script(repo / tool, *args, cwd=repo, env=env)
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

@@ -9,6 +9,7 @@ import pytest
 from mmengine.config import Config
 from rich.console import Console
 
+from helpers.forked import run_script
 from media import write_own
 from mmaction_mbcd import cli
 from mmaction_mbcd.experiments import running
@@ -35,9 +36,9 @@ def test_outside_the_environment_one_line_says_what_to_activate(tool, tmp_path):
 
 def test_missing_weights_are_one_line_with_the_command(tmp_path):
     """Before any data are looked for: there are none."""
-    command = [sys.executable, str(ROOT / "tools" / "train.py")]
-    command += [str(ROOT / "configs/mbcd/hac/mbcd.py"), "--modalities", "video", "flow"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    config = ROOT / "configs/mbcd/hac/mbcd.py"
+    tool = ROOT / "tools" / "train.py"
+    done = run_script(tool, config, "--modalities", "video", "flow", cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("train.py: error: pretrained weights are missing: ")
@@ -109,10 +110,9 @@ def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
     changes += ["train_dataloader.batch_size=4"]
 
     def call(name, *more):
-        command = [sys.executable, str(repo / "tools" / f"{name}.py"), config, *more]
-        done = subprocess.run(
-            [*command, *options, *changes], capture_output=True, text=True, check=True
-        )
+        args = [config, *more, *options, *changes]
+        done = run_script(repo / "tools" / f"{name}.py", *args, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
     said = call("train", "--seed", "3")

@@ -5,13 +5,13 @@ small. Every count below is worked out by hand from COUNTS.
 """
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from helpers.forked import run_script
 from media import EPIC_FOLDER, write_clip, write_epic, write_split
 from mmaction_mbcd.datasets.epic_splits import read_split, write_csv
 
@@ -27,39 +27,15 @@ SPACED = "test_0 "
 
 # --- processes
 
-# Importing the hosts takes five seconds. Every command runs in a process of its own
-# that is forked from one that has imported them and done nothing else.
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    ["mmaction_mbcd", "mmpretrain.models", "matplotlib.pyplot", "scipy.signal", "av"]
-)
-COMMAND = """
-import os, runpy, sys, torch
-log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-os.dup2(log, 1), os.dup2(log, 2)
-torch.set_num_threads(1)
-os.chdir(os.path.dirname(path))
-sys.argv = argv
-runpy.run_path(argv[0], run_name="__main__")
-"""
-
 
 def run(folder, repo, tool, *args, check=True, timeout=100):
     """Runs a tool; returns its exit code and all that it printed."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{tool}.log"
-    argv = [str(repo / "tools" / f"{tool}.py"), *map(str, args)]
-    process = FORK.Process(target=exec, args=(COMMAND, dict(path=str(log), argv=argv)))
-    process.start()
-    process.join(timeout)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        pytest.fail(f"{argv} hangs: {log.read_text()[-3000:]}")
-    done = SimpleNamespace(code=process.exitcode, output=log.read_text())
+    done = run_script(repo / "tools" / f"{tool}.py", *args, cwd=folder, timeout=timeout)
+    output = done.stdout + done.stderr
     if check:
-        assert done.code == 0, done.output[-3000:]
-    return done
+        assert done.returncode == 0, output[-3000:]
+    return SimpleNamespace(code=done.returncode, output=output)
 
 
 def evaluate(folder, repo, config, checkpoint, *args):

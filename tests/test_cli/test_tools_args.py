@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
+from helpers.forked import run_script
 from mmaction_mbcd import cli
 from tests_support import load_tool
 
@@ -450,10 +451,11 @@ def toy(tmp_path_factory):
     scripts = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
     def run(tool, *args, **env):
-        start = [sys.executable] if tool.endswith(".py") else []
         env = {"PYTHONPATH": path, "PATH": scripts, "CUDA_VISIBLE_DEVICES": "", **env}
+        if tool.endswith(".py"):
+            return run_script(ROOT / "tools" / tool, *args, cwd=folder, env=env)
         return subprocess.run(
-            [*start, str(ROOT / "tools" / tool), *map(str, args)],
+            [str(ROOT / "tools" / tool), *map(str, args)],
             env={**os.environ, **env},
             cwd=folder,
             capture_output=True,

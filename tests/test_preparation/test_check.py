@@ -3,8 +3,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from fractions import Fraction
@@ -17,6 +15,7 @@ import pytest
 from mmengine.config import Config
 
 import media
+from helpers.forked import run_script
 from helpers.listed import ListedDataset, Misbehave
 from mmaction_mbcd.datasets import UnreadableMediaError
 from mmaction_mbcd.errors import UsageError
@@ -625,15 +624,10 @@ def test_the_command_line(hac, tmp_path, capsys):
     (hac / "human/videos/train_0.mp4").write_bytes(b"")
     (hac / "human/audio/train_0.wav").unlink()
 
-    done = subprocess.run(
-        [sys.executable, "tools/data/check.py", str(config), "--csv", str(report)]
-        + ["--workers", "2", "--modalities", "video"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_script(
+        ROOT / "tools" / "data" / "check.py", config, "--csv", report,
+        "--workers", 2, "--modalities", "video", cwd=ROOT,
+    )  # fmt: skip
     assert done.returncode == 1, done.stderr
     header, row = report.read_text().splitlines()
     assert header == "domain,class,sample_id,modality,kind,file,reason"
