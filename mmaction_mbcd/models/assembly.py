@@ -98,10 +98,6 @@ class RecognizerParts(BaseModel):
             theta[m] = {name: p for name, p in own.items() if p.requires_grad}
         return theta
 
-    def adaptable_parameters(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Theta of eq. 5: ``{modality: {name below the encoder: parameter}}``."""
-        return self.inner_step.theta(self.encoders)
-
     def stem_modules(self) -> list[str]:
         """Dotted names of all frozen submodules that a teacher can share."""
         return [f"encoders.{name}" for name in self.encoders.shared_stem_modules()]

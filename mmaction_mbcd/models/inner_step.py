@@ -53,24 +53,30 @@ class InnerStep:
         """Whether the scope matches no trainable parameter."""
         return not any(self._parameters.values())
 
-    def theta(
-        self, encoders: Mapping[str, ModalityEncoder]
-    ) -> dict[str, dict[str, nn.Parameter]]:
-        """Theta of eq. 5: ``{modality: {name below the encoder: parameter}}``."""
+    def theta(self, encoders: Mapping[str, ModalityEncoder]) -> dict[str, nn.Parameter]:
+        """Theta of eq. 5: ``{'<modality>.<name below the encoder>': parameter}``.
+
+        One dict for all modalities: one gradient, one all-reduce.
+        """
         return {
-            m: {name: encoder.get_parameter(name) for name in self._parameters[m]}
+            f"{m}.{name}": encoder.get_parameter(name)
             for m, encoder in encoders.items()
+            for name in self._parameters[m]
         }
 
     def call(
         self,
-        modality: str,
-        encoder: ModalityEncoder,
+        encoders: Mapping[str, ModalityEncoder],
         theta_prime: Mapping[str, Tensor],
+        modality: str,
         state: State,
     ) -> Tensor:
         """A branch at theta', ``(n, d)``; the gradient reaches theta through theta'."""
-        replaced: dict[str, Tensor] = dict(theta_prime)
+        encoder = encoders[modality]
+        replaced: dict[str, Tensor] = {
+            name: theta_prime[f"{modality}.{name}"]
+            for name in self._parameters[modality]
+        }
         if self.bn_second_pass == "discard":
             # Clones take the second pass's BatchNorm updates and are dropped.
             for name in self._branch_buffers[modality]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from mmaction.registry import MODELS
 from torch import Tensor
@@ -92,7 +94,8 @@ class MultiModalRecognizer(RecognizerParts):
             if self.inner_step.bn_second_pass == "shared":
                 # Equal outputs, but their statistics move once more, as published.
                 states = self.encoders.rerun_drifting_stems(inputs, batch, states)
-            features = self._features_at(theta_prime, states, batch)
+            run = partial(self.inner_step.call, self.encoders, theta_prime)
+            features, _ = self.encoders.features(states, batch, self.norms, run)
         # AMD drops confident modalities (eqs. 2-4); the fused logits follow.
         self._fuse(outputs, features, batch)
         if self._some("needs_teacher"):
@@ -149,7 +152,7 @@ class MultiModalRecognizer(RecognizerParts):
                 )
         return outputs
 
-    def _inner_update(self, outputs: StepOutputs) -> dict[str, dict[str, Tensor]]:
+    def _inner_update(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """Theta' of eq. 5, from the unimodal cross-entropies alone."""
         if self._lent.optimizer is None:
             raise RuntimeError(
@@ -157,27 +160,9 @@ class MultiModalRecognizer(RecognizerParts):
                 "wrapper offers none: set optim_wrapper.type to MBCDOptimWrapper, or "
                 "AmpMBCDOptimWrapper for mixed precision"
             )
-        theta = self.adaptable_parameters()
-        # One dict for all modalities: one gradient, one all-reduce.
-        flat = {f"{m}.{name}": p for m, own in theta.items() for name, p in own.items()}
         loss = torch.stack(list(outputs.unimodal_ce.values())).sum()
-        moved = self._lent.optimizer.inner_update(loss, flat)
-        return {
-            m: {name: moved[f"{m}.{name}"] for name in own} for m, own in theta.items()
-        }
-
-    def _features_at(
-        self,
-        theta_prime: dict[str, dict[str, Tensor]],
-        states: dict[str, State],
-        batch: Batch,
-    ) -> dict[str, Tensor]:
-        """Features of the second pass, ``{modality: (N, d)}``."""
-
-        def run(m: str, state: State) -> Tensor:
-            return self.inner_step.call(m, self.encoders[m], theta_prime[m], state)
-
-        return self.encoders.features(states, batch, self.norms, run)[0]
+        theta = self.inner_step.theta(self.encoders)
+        return self._lent.optimizer.inner_update(loss, theta)
 
     def _fuse(
         self, outputs: StepOutputs, features: dict[str, Tensor], batch: Batch
