@@ -1,7 +1,7 @@
 """Multi-modal domain generalization for MMAction2.
 
 Importing the package (``custom_imports = dict(imports=['mmaction_mbcd'])`` in a
-config) repairs the installed hosts, see :mod:`mmaction_mbcd.compat`, and registers
+config) repairs the installed MMAction2, see :mod:`mmaction_mbcd.compat`, and registers
 every component in MMAction2's registries.
 """
 

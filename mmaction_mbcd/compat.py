@@ -1,8 +1,8 @@
-"""The help that the unmaintained hosts need, in one place.
+"""The help that MMAction2, MMPretrain and MMEngine need, in one place.
 
 MMAction2 1.2 and MMPretrain 1.2 date from 2023; MMEngine 0.10 is newer but was
 written before torch 2.6. Each function below removes one fault of an installed
-host without touching its files, is safe to call twice, and says when it can go.
+package without touching its files, is safe to call twice, and says when it can go.
 :func:`apply` runs all of them and is called before the package imports
 ``mmaction.models``.
 """
@@ -29,7 +29,7 @@ SUPPORTED = {
     # MMEngine resolves `_base_ = 'mmaction::...'` with pkg_resources, which 82 dropped.
     "setuptools": ((60,), (82,)),
 }
-"""The supported host versions. README.md and requirements/pins.txt follow it."""
+"""The supported versions. README.md and requirements/pins.txt follow it."""
 
 PYTHON = ((3, 10), (3, 13))
 
@@ -43,7 +43,7 @@ _INSTALL_HELP = {
 
 
 class UnsupportedVersionError(ImportError):
-    """An installed host is missing or outside the supported range."""
+    """A package is missing or outside the supported range."""
 
 
 def _release(text: str) -> tuple[int, ...]:
@@ -67,10 +67,10 @@ def _dotted(parts: tuple[int, ...]) -> str:
 
 
 def check_versions() -> None:
-    """Compare every host with :data:`SUPPORTED`.
+    """Compare every package with :data:`SUPPORTED`.
 
     Raises:
-        UnsupportedVersionError: Naming all unsupported hosts at once, with what
+        UnsupportedVersionError: Naming all unsupported packages at once, with what
             was found, what is supported and what to install.
     """
     problems = []

@@ -150,7 +150,7 @@ def test_an_unsupported_host_gives_one_error_at_import():
     assert result.stderr.splitlines()[-1].strip().startswith("mmengine 0.9.1 (supp")
 
 
-# --- the hosts' missing and broken parts ---
+# --- missing and broken parts of MMAction2 and MMPretrain ---
 
 
 def test_the_package_makes_the_host_importable():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 try:
-    import mmaction_mbcd  # noqa: F401  repairs the hosts before they are imported
+    import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 

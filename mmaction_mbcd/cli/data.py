@@ -100,8 +100,8 @@ def set_domains(
 
     Args:
         cfg: The config.
-        target: Target domains; None: every domain that is no source.
-        sources: Source domains; None: every domain that is no target.
+        target: Target domains; None: every domain that is not a source.
+        sources: Source domains; None: every domain that is not a target.
 
     Raises:
         UsageError: For a domain that does not exist or is both, or if none is left.

@@ -104,7 +104,7 @@ class MultiModalDataset(BaseDataset):
 
     Raises:
         ValueError: For a wrong configuration (all its faults at once), an empty split
-            or a label that is no class.
+            or a label that is not a class.
         FileNotFoundError: If a split file is missing.
     """
 

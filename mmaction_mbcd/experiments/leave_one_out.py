@@ -199,7 +199,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     for (source, target), group in table.groupby(["source", "target"], sort=False):
         count = int(group["N"].iloc[0])
         mean = group["top1"].mean()
-        # The mean of several runs is no share of N clips: round to the nearest one.
+        # The mean of several runs is not a share of N clips: round to the nearest one.
         low, high = accuracy_interval(round(mean / 100 * count) / count, count)
         rows.append(
             dict(

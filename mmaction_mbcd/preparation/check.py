@@ -397,7 +397,7 @@ def check(
         cfg: The config.
         workers: Processes that read; None: one for each core.
         quick: Three frames of a clip only, not all.
-        allow: Kinds (of :data:`KINDS`) that are reported but are no failure.
+        allow: Kinds (of :data:`KINDS`) that are reported but do not fail.
         csv_file: Where to list all that was found, if anywhere.
 
     Returns:

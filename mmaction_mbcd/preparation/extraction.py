@@ -385,7 +385,7 @@ def _check_settings(
     """Refuses a folder that holds outputs of other settings."""
     if not path.is_file():
         return
-    # Sources and torn pieces, or settings alone, are no outputs.
+    # Sources and torn pieces, or settings alone, are not outputs.
     others = {path, *(each.source for each in plans)}
     outputs = (
         each

@@ -19,7 +19,7 @@ from helpers.forked import run_script
 from method_toys import SYNTHETIC
 from tests_support import assert_same_trees
 
-HOST_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
+MMACTION_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
 CONFIGS = "configs/mbcd/synth_action"
 
 
@@ -104,7 +104,7 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, met
     config = f"{CONFIGS}/{method}.py"
     done = run(
         repo,
-        HOST_TOOLS / "train.py",
+        MMACTION_TOOLS / "train.py",
         config,
         "--work-dir",
         tmp_path,
@@ -116,14 +116,14 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, met
     (best,) = tmp_path.glob("best_*.pth")
     tested = run(
         repo,
-        HOST_TOOLS / "test.py",
+        MMACTION_TOOLS / "test.py",
         config,
         best,
         "--work-dir",
         tmp_path / "t",
         *small(tiny_data),
     )
-    host = re.search(r"target/top1: ([\d.]+)", tested.stdout + tested.stderr)
+    theirs = re.search(r"target/top1: ([\d.]+)", tested.stdout + tested.stderr)
     own = tmp_path / "results.json"
     run(
         repo,
@@ -137,11 +137,11 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, met
         *small(tiny_data),
     )
     found = json.loads(own.read_text())["metrics"]
-    assert float(host.group(1)) == pytest.approx(found["target/top1"], abs=1e-4)
+    assert float(theirs.group(1)) == pytest.approx(found["target/top1"], abs=1e-4)
     assert found["target/N"] == 18
     run(
         repo,
-        HOST_TOOLS / "train.py",
+        MMACTION_TOOLS / "train.py",
         config,
         "--work-dir",
         tmp_path,

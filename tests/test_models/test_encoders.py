@@ -1,4 +1,4 @@
-"""Splitting host backbones, and loading weights into them."""
+"""Splitting MMAction2's backbones, and loading weights into them."""
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def build(name, frozen, **kwargs):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_branch_after_stem_equals_the_host(name):
+def test_branch_after_stem_equals_the_backbone(name):
     last = len(backbone_stages(build(name, -1)[0].backbone)) - 2
     for frozen in {-1, 0, 1, last}:
         torch.manual_seed(0)
@@ -115,13 +115,13 @@ def test_branch_after_stem_equals_the_host(name):
         encoder.eval()
         kept = x.clone()
         with torch.no_grad():
-            host = encoder.backbone(x)
+            whole = encoder.backbone(x)
             state = encoder.stem(x)
             before = [
                 t.clone() for t in (state if isinstance(state, tuple) else [state])
             ]
             out = encoder(state)
-        maps = host if isinstance(host, tuple) else (host,)
+        maps = whole if isinstance(whole, tuple) else (whole,)
         expected = torch.cat([m.flatten(2).mean(2) for m in reversed(maps)], 1)
         assert out.shape == (2, channels) and encoder.feature_channels == channels
         assert torch.equal(out, expected), (name, frozen)

@@ -62,7 +62,7 @@ class LoadWaveform(BaseTransform):
         span_fps: Frames per second for turning those frames into time. ``None`` asks
             their file; 24 with ``sampling='published'``.
         max_seconds: Longest part to read, from its start. ``None``: no limit.
-        silence: Recorded sound whose amplitude never reaches this is no sound, and
+        silence: Recorded sound whose amplitude never reaches this is not sound, and
             the modality is missing: 1e-4 is -80 dB or three steps of a 16-bit file. 0
             accepts silence, as ``sampling='published'`` does.
     """

@@ -43,7 +43,7 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
     except cv2.error as error:  # a header that promises an absurd size
         raise ValueError(str(error)) from error
     if image is None:
-        raise ValueError("the file is no image, or its header is damaged")
+        raise ValueError("the file is not an image, or its header is damaged")
     return image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -71,7 +71,7 @@ def index_packets(data: bytes) -> PacketIndex:
         packets = [packet for packet in container.demux(stream) if packet.size]
         if any(packet.is_corrupt for packet in packets):
             raise ValueError("the file is cut off, or its index is damaged")
-        # Two packets of a frame, or an edit list, are no damage: allow a factor.
+        # Two packets of a frame, or an edit list, are not damage: allow a factor.
         if not packets or stream.frames > 2 * len(packets):
             raise ValueError(
                 f"the index promises {stream.frames} frames, the file holds "

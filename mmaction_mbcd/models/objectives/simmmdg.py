@@ -121,7 +121,7 @@ class SupervisedContrastiveLoss(Objective):
 
     def forward(self, outputs: StepOutputs) -> dict[str, Tensor]:
         """``loss_contrast``."""
-        # A modality on a single row has no embeddings and is no anchor.
+        # A modality on a single row has no embeddings and is not an anchor.
         embeddings, usable = self.projectors(
             shared_halves(outputs.features), outputs.present, outputs.rows
         )
