@@ -42,7 +42,7 @@ def safe_name(name: str) -> str:
 def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as tar:
         for member in tar:
-            if member.isreg():
+            if member.isreg():  # its contents, without owner and mode
                 yield member.name, member.size, partial(tar.extractfile, member)
             elif not member.isdir():
                 raise DownloadError(f"the link or device {member.name!r}: refused")
@@ -51,7 +51,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
 def _zip_members(path: Path) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if stat.S_ISLNK(member.external_attr >> 16):
+            if stat.S_ISLNK(member.external_attr >> 16):  # of Unix
                 raise DownloadError(f"the link {member.filename!r}: refused")
             if not member.is_dir():
                 opened = partial(archive.open, member)
@@ -101,7 +101,7 @@ def unpack(
         raise DownloadError(
             f"{archive} is not a complete archive ({error}): delete it, run it again"
         ) from None
-    os.sync()
+    os.sync()  # before anyone notes that they are there
     return list(sources)
 
 

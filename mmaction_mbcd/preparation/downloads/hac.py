@@ -81,7 +81,7 @@ def hac_place(name: str, archive: str = "") -> str:
 
 
 def _unpack(root: Path, file: File, marker: Path, archive: Path) -> str:
-    marker.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)  # of another version
     names = unpack(archive, root, partial(hac_place, archive=file.name))
     marker.write_text(file.version, encoding="utf-8")
     return f"{len(names)} files unpacked"

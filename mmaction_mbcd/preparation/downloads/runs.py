@@ -43,7 +43,7 @@ def _carry_out(keep_archives: bool, file: File) -> tuple[str, str | None]:
     fresh = fetch(file)
     remark = file.finish()
     if file.folder and not keep_archives:
-        file.path.unlink()
+        file.path.unlink()  # the archive
     return ("fetched" if fresh or file.folder else "there already"), remark
 
 
