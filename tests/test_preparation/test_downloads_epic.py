@@ -311,7 +311,7 @@ def test_epic_audio(epic, splits, tmp_path, capsys):
     assert epic.log == []
     # What is there is kept.
     (folder / "train/D1/P08_01.wav").write_bytes(b"mine")
-    (folder / "test/D1").mkdir()
+    (folder / "test/D1").mkdir(parents=True)
     (folder / "test/D1/P08_03.wav").write_bytes(b"three")
     assert epic_main(epic, root, splits, *more) == 0
     assert (folder / "train/D1/P08_01.wav").read_bytes() == b"mine"

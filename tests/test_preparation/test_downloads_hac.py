@@ -205,7 +205,7 @@ def test_hac_dry_run(server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "path", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:/evil", "", "a//b"]
+    "path", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "", "a\nb"]
 )
 def test_hac_paths_that_lead_out(server, tmp_path, capsys, path):
     publish(server, {path: b"evil"})
