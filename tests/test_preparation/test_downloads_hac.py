@@ -127,6 +127,14 @@ def test_hac_changed_archive_is_unpacked_again(server, tmp_path):
     assert (flow / "drinking_54 _flow_y.mp4").read_bytes() == b"drinking_54  flow y"
     kept = root / "archives/cartoon/flow.zip"
     assert kept.read_bytes() == files["cartoon/flow.zip"]
+    # A third version fails half-way: the second one is unpacked again.
+    half = zip_bytes({"drinking_54 _flow_x.mp4": b"third", "../evil": b""})
+    publish(server, files | {"cartoon/flow.zip": half})
+    assert hac_main(server, root) == 1
+    assert (flow / "drinking_54 _flow_x.mp4").read_bytes() == b"third"
+    publish(server, files)
+    assert hac_main(server, root) == 0
+    assert (flow / "drinking_54 _flow_x.mp4").read_bytes() == b"new flow"
 
 
 def test_hac_interrupted_while_unpacking(server, tmp_path, monkeypatch, capsys):
