@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from helpers.download_server import data, free, left, tar_bytes, tree, zip_bytes
-from mmaction_mbcd.preparation.downloads.archives import safe_name, unpack
-from mmaction_mbcd.preparation.downloads.files import DamagedArchiveError, DownloadError
+from mmaction_mbcd.preparation.downloads import archives as lib
+from mmaction_mbcd.preparation.downloads.files import DownloadError
 
 CONTENT = {"a/b.txt": b"1" * 9, "./c d.bin": data(3000), "e": b""}
 TREE = {"a/b.txt": b"1" * 9, "c d.bin": data(3000), "e": b""}
@@ -21,6 +21,10 @@ def pack(path, files, *members):
         kind = mode.get(path.suffix[1:], "w")
         path.write_bytes(tar_bytes(files, *members, mode=kind))
     return path
+
+
+def unpack(archive, folder, place=lambda name: name):
+    return lib.unpack(archive, folder, place)
 
 
 def tar_info(name, kind=tarfile.REGTYPE, target="", size=0, pax=None):
@@ -39,42 +43,28 @@ def zip_info(name, mode=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_unpack(tmp_path, name):
     pack(tmp_path / name, CONTENT)
-    names, unwanted = unpack(tmp_path / name, tmp_path / "out")
-    assert tree(tmp_path / "out") == TREE
-    assert sorted(names) == sorted(TREE) and unwanted == []
+    names = unpack(tmp_path / name, tmp_path / "out")
+    assert tree(tmp_path / "out") == TREE and sorted(names) == sorted(TREE)
 
 
 # A sparse file of 1 MB that is one byte in the archive.
-SPARSE = {"GNU.sparse.major": "0", "GNU.sparse.size": str(1 << 20)}
-SPARSE |= {
-    "GNU.sparse.minor": "1",
-    "GNU.sparse.map": "0,1",
-    "GNU.sparse.numblocks": "1",
-}
+SPARSE = dict(major="0", minor="1", size=str(1 << 20), map="0,1", numblocks="1")
+SPARSE = {f"GNU.sparse.{key}": value for key, value in SPARSE.items()}
 
 HOSTILE_TARS = {
     "up": [tar_info("../evil", size=1)],
     "up from below": [tar_info("a/../../evil", size=1)],
-    "absolute": [tar_info("{}/evil", size=1)],
+    "absolute": [tar_info("/evil", size=1)],
     "backslash": [tar_info("..\\evil", size=1)],
-    "drive": [tar_info("C:\\evil", size=1)],
-    "through a link up": [
+    "through a link": [
         tar_info("link", tarfile.SYMTYPE, ".."),
         tar_info("link/evil", size=1),
     ],
-    "through an absolute link": [
-        tar_info("link", tarfile.SYMTYPE, "{}"),
-        tar_info("link/evil", size=1),
-    ],
-    "symlink out": [tar_info("link", tarfile.SYMTYPE, "../secret")],
-    "absolute symlink": [tar_info("link", tarfile.SYMTYPE, "{}/secret")],
-    "hard link out": [tar_info("link", tarfile.LNKTYPE, "../secret")],
-    "absolute hard link": [tar_info("link", tarfile.LNKTYPE, "{}/secret")],
-    "dangling link": [tar_info("link", tarfile.SYMTYPE, "nothing")],
+    "symlink": [tar_info("link", tarfile.SYMTYPE, "../secret")],
+    "hard link": [tar_info("link", tarfile.LNKTYPE, "../secret")],
     "link to itself": [tar_info("link", tarfile.SYMTYPE, "link")],
     "pipe": [tar_info("pipe", tarfile.FIFOTYPE)],
-    "block device": [tar_info("disk", tarfile.BLKTYPE)],
-    "character device": [tar_info("tty", tarfile.CHRTYPE)],
+    "device": [tar_info("disk", tarfile.BLKTYPE)],
     "control character": [tar_info("new\nline", size=1)],
     "sparse": [tar_info("sparse", size=1, pax=SPARSE)],
     "file as folder": [tar_info("good/evil", size=1)],
@@ -83,14 +73,12 @@ HOSTILE_ZIPS = {
     "up": zip_info("../evil"),
     "up from below": zip_info("a/../../evil"),
     "absolute": zip_info("/evil"),
-    "backslash": zip_info("..\\evil"),
     "absolute backslash": zip_info("\\evil"),
-    "drive": zip_info("C:\\evil"),
     "link": zip_info("link", stat.S_IFLNK | 0o777),
     "file as folder": zip_info("good/evil"),
 }
 HOSTILE = [("x.tar", name) for name in HOSTILE_TARS]
-HOSTILE += [("x.tar.xz", name) for name in ("up", "symlink out", "hard link out")]
+HOSTILE += [("x.tar.xz", name) for name in ("up", "symlink", "hard link")]
 HOSTILE += [("x.zip", name) for name in HOSTILE_ZIPS]
 
 
@@ -99,22 +87,13 @@ def test_hostile_archive(tmp_path, monkeypatch, archive, kind):
     """It is refused, and nothing is outside of its folder."""
     (tmp_path / "secret").write_text("secret")
     members = [HOSTILE_ZIPS[kind]] if archive == "x.zip" else HOSTILE_TARS[kind]
-    if archive != "x.zip":
-        members = [
-            member.replace(
-                name=member.name.format(tmp_path),
-                linkname=member.linkname.format(tmp_path),
-            )
-            for member in members
-        ]
+    if kind == "absolute" and archive != "x.zip":
+        members = [members[0].replace(name=f"{tmp_path}/evil")]
     path, out = pack(tmp_path / archive, {"good": b"1"}, *members), tmp_path / "out"
     free(monkeypatch, 10_000)
     with pytest.raises((DownloadError, OSError)) as error:
         unpack(path, out)
     texts = {"sparse": "'sparse' needs 1.0 MB", "file as folder": "File exists"}
-    texts |= dict.fromkeys(
-        ("dangling link", "link to itself"), "not a complete archive"
-    )
     assert texts.get(kind, "refused") in str(error.value)
     assert left(tmp_path) == ["out", "secret", archive]
     assert (tmp_path / "secret").read_text() == "secret"
@@ -125,7 +104,7 @@ def test_hostile_archive(tmp_path, monkeypatch, archive, kind):
 @pytest.mark.parametrize("name", ["", ".", "./", "a/..", "/", "\\\\x\\y", "a\0b"])
 def test_unsafe_name(name):
     with pytest.raises(DownloadError, match="refused"):
-        safe_name(name)
+        lib.safe_name(name)
 
 
 @pytest.mark.parametrize(
@@ -133,25 +112,7 @@ def test_unsafe_name(name):
     [("a//b/./c", "a/b/c"), ("./...", "..."), ("a\\b", "a/b"), ("x..y", "x..y")],
 )
 def test_safe_name(name, safe):
-    assert safe_name(name) == safe
-
-
-def test_link_inside_a_tar_becomes_a_copy(tmp_path):
-    links = [tar_info("b", tarfile.SYMTYPE, "a"), tar_info("c", tarfile.LNKTYPE, "a")]
-    pack(tmp_path / "x.tar", {"a": b"123"}, *links)
-    unpack(tmp_path / "x.tar", tmp_path / "out")
-    assert tree(tmp_path / "out") == dict(a=b"123", b=b"123", c=b"123")
-    assert not any(p.is_symlink() for p in (tmp_path / "out").iterdir())
-
-
-def test_locked_zip(tmp_path):
-    path = pack(tmp_path / "x.zip", {"a": b"1"})
-    content = bytearray(path.read_bytes())
-    for start in (b"PK\x03\x04", b"PK\x01\x02"):
-        content[content.index(start) + (6 if start[2] == 3 else 8)] |= 1
-    path.write_bytes(content)
-    with pytest.raises(DownloadError, match="x.zip: it needs a password"):
-        unpack(path, tmp_path / "out")
+    assert lib.safe_name(name) == safe
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,7 +120,7 @@ def test_locked_zip(tmp_path):
 def test_damaged_archive(tmp_path, name, keep):
     path = pack(tmp_path / name, CONTENT)
     path.write_bytes(path.read_bytes()[: int(keep * 3000)])
-    with pytest.raises(DamagedArchiveError, match=f"{name} is not a complete archive"):
+    with pytest.raises(DownloadError, match=f"{name} is not a complete archive"):
         unpack(path, tmp_path / "out")
     # No half file under a final name.
     assert tree(tmp_path / "out").items() <= TREE.items()
@@ -170,7 +131,7 @@ def test_wrong_bytes_in_a_zip(tmp_path):
     content = bytearray(path.read_bytes())
     content[33] ^= 255
     path.write_bytes(content)
-    with pytest.raises(DamagedArchiveError):
+    with pytest.raises(DownloadError, match="not a complete archive"):
         unpack(path, tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 

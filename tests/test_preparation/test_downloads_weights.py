@@ -38,8 +38,8 @@ def test_weights(server, tmp_path, monkeypatch, capsys):
     assert weights_tool.main(arguments) == 0
     assert tree(tmp_path / "c") == {name: video, "H.pth.tar": audio}
     remarks = [
-        f"{name}: fetched (sha256 {sha(video)}, published: {sha(video)[:8]})",
-        f"H.pth.tar: fetched (sha256 {sha(audio)}, published: none)",
+        f"fetched: {name} (sha256 {sha(video)}, published: {sha(video)[:8]})",
+        f"fetched: H.pth.tar (sha256 {sha(audio)}, published: none)",
     ]
     out = capsys.readouterr().out
     assert all(remark in out for remark in remarks)
@@ -51,7 +51,7 @@ def test_weights(server, tmp_path, monkeypatch, capsys):
     assert weights_tool.main(arguments) == 1
     out, err = capsys.readouterr()
     assert f"its sha256 is {sha(audio)}, but {sha(video)[:8]} is published" in err
-    assert name not in out and "H.pth.tar: there (sha256" in out
+    assert name not in out and "there already: H.pth.tar (sha256" in out
     assert left(tmp_path / "c") == ["H.pth.tar"]
 
 

@@ -1,18 +1,16 @@
 """One file: the rest of it after an interruption, and whether it is the right one.
 
 A file of EPIC-Kitchens has gigabytes, so an interrupted one must go on where it was,
-also in the next run. ``pooch``, ``torch.hub`` and ``hf_hub_download`` start over; but
-``huggingface_hub`` has a request that goes on, tries again and shows a bar. Around it,
-what is left to do is to keep the part: it is called after the URL, the size and the
-server's name for this version of the file, so that two versions are never stitched
-together, and gets the file's name when its size and checksum are right. The variable
-HF_HUB_DOWNLOAD_TIMEOUT sets how many seconds without data end a try (10).
+also in the next run. ``huggingface_hub`` has a request that does, and shows a bar; here
+the part is kept. It is called after the URL, the size and the server's name for this
+version of the file, so that two versions are never stitched together, and gets the
+file's name when its size and checksum are right. HF_HUB_DOWNLOAD_TIMEOUT in the
+environment sets how many seconds without data end a try (10).
 """
 
 import glob
 import hashlib
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -23,19 +21,15 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import http_backoff
+from huggingface_hub.utils.sha import sha_fileobj
 from rich.filesize import decimal
 
-TRIES = 5
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 20  # what an interruption loses, at most
 _HEADERS = {"User-Agent": "mmaction_mbcd", "Accept-Encoding": "identity"}
 
 
 class DownloadError(Exception):
     """A file cannot be had. The message says why, and what would help."""
-
-
-class DamagedArchiveError(DownloadError):
-    """An archive that is not one, or that ends too early."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,8 @@ class File:
         sha256: Published hexadecimal digits; the first ones will do.
         version: Changes with the content, if published; else the server is asked.
         token: Sent to the URL's own scheme, host and port only.
-        done: Says, without the network, that there is nothing left to do: a remark
-            or ``''`` if so, else None.
-        finish: Called when the file is there; returns a remark or ``''``.
+        done: Says, without the network, that there is nothing left to do.
+        finish: Called when the file is there; may return a remark.
         folder: If ``finish`` unpacks the file, into which folder.
     """
 
@@ -63,29 +56,14 @@ class File:
     sha256: str = ""
     version: str = ""
     token: str | None = field(default=None, repr=False)
-    done: Callable[[], str | None] = lambda: None
-    finish: Callable[[], str] = lambda: ""
+    done: Callable[[], bool] = lambda: False
+    finish: Callable[[], str | None] = lambda: None
     folder: Path | None = None
-
-    def parts(self) -> list[Path]:
-        """What interrupted runs have left of it."""
-        return list(self.path.parent.glob(f"{glob.escape(self.path.name)}.*.part"))
-
-    def rest(self) -> int:
-        """Bytes to be fetched, as far as the size is published."""
-        have = max(map(size_of, [self.path, *self.parts()]))
-        return max((self.size or 0) - have, 0)
 
 
 def size_of(path: Path) -> int:
     """The bytes of a file; 0 if there is none."""
     return path.stat().st_size if path.is_file() else 0
-
-
-def check_url(url: str) -> None:
-    """Raises ValueError if a URL is neither http nor https."""
-    if not re.match(r"https?://[^/]", url):
-        raise ValueError(f"{url!r} is not a URL http://... or https://...")
 
 
 def locate(file: File) -> tuple[str, int | None, str]:
@@ -96,23 +74,18 @@ def locate(file: File) -> tuple[str, int | None, str]:
     """
     if file.version:
         return file.urls[0], file.size, file.version
-    missing = []
     for url in file.urls:
         answer = http_backoff("HEAD", url, headers=_HEADERS, timeout=30, max_retries=3)
-        headers = answer.headers
-        if answer.status_code in (404, 410):
-            missing.append(_refusal(url, answer))
-        elif answer.status_code in (405, 501):  # it knows no HEAD
-            return url, None, ""
-        elif answer.is_error:
-            raise DownloadError(_refusal(url, answer))
-        elif headers.get("Content-Type", "").startswith("text/html"):
-            raise DownloadError(f"{url} is a web page, not the file")
-        else:
-            size = int(headers.get("Content-Length") or -1)
-            version = headers.get("ETag") or headers.get("Last-Modified") or ""
-            return url, None if size < 0 else size, version
-    raise DownloadError("; ".join(missing))
+        if answer.status_code != 404:
+            break
+    if answer.is_error:
+        raise DownloadError(_refusal(" or ".join(file.urls), answer))
+    headers = answer.headers
+    if headers.get("Content-Type", "").startswith("text/html"):
+        raise DownloadError(f"{url} is a web page, not the file")
+    size, version = headers.get("Content-Length"), headers.get("ETag")
+    version = version or headers.get("Last-Modified") or ""
+    return url, int(size) if size else None, version
 
 
 def _refusal(url: str, answer: Any) -> str:
@@ -124,11 +97,8 @@ def _refusal(url: str, answer: Any) -> str:
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    value = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            value.update(piece)
-    return value.hexdigest()
+        return sha_fileobj(file).hex()
 
 
 def _fault(file: File, path: Path) -> str:
@@ -152,7 +122,6 @@ def fetch(file: File) -> bool:
 
     Raises:
         DownloadError: If it cannot be had, or is another file than published.
-        Exception: Errors of the client and of the disk.
     """
     if file.path.is_file() and not _fault(file, file.path):
         return False
@@ -160,7 +129,8 @@ def fetch(file: File) -> bool:
     key = hashlib.sha256(f"{url} {size} {version}".encode()).hexdigest()[:8]
     part = file.path.with_name(f"{file.path.name}.{key}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    for old in file.parts():
+    # What interrupted runs have left of it.
+    for old in part.parent.glob(f"{glob.escape(file.path.name)}.*.part"):
         if old != part or not (size and version):
             old.unlink()
     _receive(file, url, part, size)
@@ -174,7 +144,7 @@ def fetch(file: File) -> bool:
 def _receive(file: File, url: str, part: Path, size: int | None) -> None:
     """Brings the part to its full length."""
     bearer = {"Authorization": f"Bearer {file.token}"} if file.token else {}
-    for wait in (*(2**i for i in range(TRIES - 1)), 0):
+    for wait in (1, 2, 4, 8, 0):
         have, free = size_of(part), shutil.disk_usage(part.parent).free
         if size and size - have > free:
             need = decimal(size - have)

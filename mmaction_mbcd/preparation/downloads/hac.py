@@ -1,24 +1,20 @@
-"""Human-Animal-Cartoon from the Hugging Face Hub, and a count of what is there."""
+"""Human-Animal-Cartoon from the Hugging Face Hub."""
 
-import fnmatch
-import json
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
 
 from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 
-from mmaction_mbcd.datasets.epic_splits import SPLITS
-
-from .archives import archive_suffix, mark, safe_name, unpack
+from .archives import ARCHIVES, safe_name, unpack
 from .files import DownloadError, File
-from .runs import Options, reason, run
+from .runs import reason, run
 
 REPO = "hdong51/Human-Animal-Cartoon"
 ENDPOINT = "https://huggingface.co"
@@ -39,7 +35,6 @@ def list_dataset(repo: str, revision: str, endpoint: str, token: str) -> list[Fi
     Raises:
         DownloadError: If there is no such list, or a path in it leads out of the
             repository.
-        ValueError: If the repository's name is malformed.
     """
     files = []
     where = dict(revision=revision, repo_type="dataset")
@@ -48,16 +43,11 @@ def list_dataset(repo: str, revision: str, endpoint: str, token: str) -> list[Fi
         for entry in api.list_repo_tree(repo, recursive=True, **where):
             if not isinstance(entry, RepoFile):
                 continue
-            path = entry.path
-            if safe_name(path) != path:
-                raise DownloadError(f"the path {path!r} is refused")
+            path = safe_name(entry.path)
             url = hf_hub_url(repo, path, endpoint=endpoint, **where)
             sha256 = entry.lfs.sha256 if entry.lfs else ""
-            version = sha256 or entry.blob_id
-            known = (entry.size, sha256, version, token)
+            known = (entry.size, sha256, sha256 or entry.blob_id, token)
             files.append(File(path, (url,), Path(path), *known))
-    except HFValidationError as error:
-        raise ValueError(f"repo must be owner/name: {reason(error)}") from None
     except Exception as error:  # a malformed answer may raise anything
         raise DownloadError(
             f"no list of the files of {repo}, revision {revision}, from {endpoint}: "
@@ -66,21 +56,18 @@ def list_dataset(repo: str, revision: str, endpoint: str, token: str) -> list[Fi
     return files
 
 
-def hac_place(name: str, archive: str = "") -> str | None:
+def hac_place(name: str, archive: str = "") -> str:
     """Where a file of the repository belongs in :class:`HACDataset`'s layout.
 
     How the repository packs its files is not known here, so names decide: a clip's
     domain is the last folder (or archive) that names one, its kind is that of its
-    file name. Other files stay where they are; what a Mac leaves behind is left out.
+    file name. Other files stay where they are.
 
     Args:
         name: Path in the repository, or in the archive.
         archive: The archive's path in the repository.
     """
-    stem = archive[: len(archive) - len(archive_suffix(archive))]
-    *folders, file = [p for p in f"{stem}/{name}".split("/") if p]
-    if file.startswith("._") or file == ".DS_Store" or "__MACOSX" in folders:
-        return None
+    *folders, file = f"{archive}/{name}".split("/")
     if _SPLIT.fullmatch(file):
         return f"HAC_Splits/{file}"
     domains = []
@@ -93,120 +80,56 @@ def hac_place(name: str, archive: str = "") -> str | None:
     return str(PurePosixPath(archive).parent / name)
 
 
-def _unpack(root: Path, name: str, marker: Path, archive: Path) -> str:
-    marker.unlink(missing_ok=True)
-    names, _ = unpack(archive, root, partial(hac_place, archive=name))
-    mark(marker, archive, name, len(names))
+def _unpack(root: Path, file: File, marker: Path, archive: Path) -> str:
+    marker.unlink(missing_ok=True)  # of another version
+    names = unpack(archive, root, partial(hac_place, archive=file.name))
+    marker.write_text(file.version, encoding="utf-8")
     return f"{len(names)} files unpacked"
 
 
-def _done(file: File, marker: Path) -> str | None:
-    try:
-        note = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return "" if note["size"] == file.size else None
+def _is_unpacked(file: File, marker: Path) -> bool:
+    return marker.is_file() and marker.read_text(encoding="utf-8") == file.version
 
 
-def hac_files(root: Path, listed: Sequence[File]) -> list[File]:
+def hac_files(root: Path, listed: Sequence[File], exclude: Sequence[str]) -> list[File]:
     """The files of the repository with their places; archives go into the root."""
     files = []
     for file in listed:
-        if archive_suffix(file.name):
+        name = file.name.lower()
+        if any(fnmatchcase(name, pattern.lower()) for pattern in exclude):
+            continue
+        path = root / hac_place(file.name)
+        if name.endswith(ARCHIVES):
             path = root / "archives" / file.name
-            marker = root / ".unpacked" / f"{quote(file.name, safe='')}.json"
-            finish = partial(_unpack, root, file.name, marker, path)
-            done = partial(_done, file, marker)
-            file = replace(file, path=path, done=done, finish=finish, folder=root)
-            files.append(file)
-        elif place := hac_place(file.name):
-            files.append(replace(file, path=root / safe_name(place)))
+            marker = path.with_name(f"{path.name}.unpacked")
+            finish = partial(_unpack, root, file, marker, path)
+            done = partial(_is_unpacked, file, marker)
+            file = replace(file, done=done, finish=finish, folder=root)
+        files.append(replace(file, path=path))
     return files
 
 
-def count_hac(root: Path) -> dict[str, tuple[list[int], list[str]]]:
-    """Compares the split files with the files that are there, by domain.
-
-    Returns:
-        dict: Per domain, lines of the train and of the test split file, clips that
-        they name, and how many of these have video, flow (both files) and sound; and
-        the missing files, sound apart, which some clips do not have.
-
-    Raises:
-        FileNotFoundError: If a split file is missing.
-        ValueError: If one is malformed.
-    """
-    from mmaction_mbcd.datasets.hac import HACDataset
-
-    pipelines = dict(video=[], flow=[], audio=[])
-    dataset = HACDataset(
-        str(root), pipelines, sources=DOMAINS, use="train", lazy_init=True
-    )
-    counts = {}
-    for domain in DOMAINS:
-        rows = [dataset.rows(domain, split) for split in SPLITS]
-        clips = {row["sample_id"]: row["files"] for part in rows for row in part}
-        found, missing = dict.fromkeys(pipelines, 0), []
-        for files in clips.values():
-            for modality, paths in files.items():
-                paths = [paths] if isinstance(paths, str) else paths
-                gone = [p for p in paths if not Path(p).is_file()]
-                found[modality] += not gone
-                missing += gone if modality != "audio" else []
-        cells = [*map(len, rows), len(clips), *found.values()]
-        counts[domain] = cells, sorted(missing)
-    return counts
-
-
-def report_hac(root: Path) -> int:
-    """Prints :func:`count_hac`; 0, or 1 if a video or a flow file is missing."""
-    try:
-        counts = count_hac(root)
-    except (FileNotFoundError, ValueError) as error:
-        print(
-            f"failed: the layout: {error}. The split files are also published with the "
-            "code of SimMMDG, in dataset/HAC_Splits",
-            file=sys.stderr,
-        )
-        return 1
-    columns = ("train", "test", "clips", "video", "flow", "audio")
-    for domain, cells in [("domain", columns)] + [(d, c[0]) for d, c in counts.items()]:
-        print(f"{domain:8}" + "".join(f"{cell:>7}" for cell in cells))
-    for domain, (_, missing) in counts.items():
-        if missing:
-            print(
-                f"failed: {domain}: {len(missing)} files of the split files' clips are "
-                f"missing, the first is {missing[0]}. If they were deleted after "
-                f"unpacking, delete {root / '.unpacked'} and run it again",
-                file=sys.stderr,
-            )
-    return int(any(missing for _, missing in counts.values()))
-
-
 def download_hac(
-    root: Path, listed: Sequence[File], options: Options, exclude: Sequence[str]
+    root: Path, listed: Sequence[File], options: Namespace, exclude: Sequence[str]
 ) -> int:
-    """Fetches and unpacks Human-Animal-Cartoon, and checks that it is complete.
+    """Fetches and unpacks Human-Animal-Cartoon, and says how to check it.
 
     Args:
         root: The data root.
         listed: Of :func:`list_dataset`.
-        options: How; with ``dry_run`` it is only printed.
+        options: Of :func:`.add_options`; with ``dry_run`` it is only printed.
         exclude: Files that are left out, as shell patterns of their lower-case paths.
 
     Returns:
-        int: 0, or 1 if something failed or is missing (it is named).
+        int: 0, or 1 if something failed or no split files came (it is named).
     """
-    wanted = []
-    for file in listed:
-        name = file.name.lower()
-        if file.path.name.startswith("."):
-            continue
-        if any(fnmatch.fnmatchcase(name, pattern.lower()) for pattern in exclude):
-            print(f"left out: {file.name}")
-            continue
-        wanted.append(file)
-        if re.search(r"\.(7z|rar|z\d\d|\d{3})$", name):
-            print(f"to be unpacked by hand: {file.name}")
-    code = run(root, hac_files(root, wanted), options)
-    return code if options.dry_run else report_hac(root) or code
+    code = run(root, hac_files(root, listed, exclude), options)
+    if options.dry_run:
+        return code
+    if not (root / "HAC_Splits").is_dir():
+        text = "is missing; the code of SimMMDG has it, in dataset/HAC_Splits"
+        print(f"failed: {root}/HAC_Splits {text}", file=sys.stderr)
+        code = 1
+    check = "python tools/data/check.py configs/mbcd/hac/mbcd.py --quick"
+    print(f"to check it: {check} --data-root {root}")
+    return code

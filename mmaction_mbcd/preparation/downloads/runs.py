@@ -3,13 +3,11 @@
 import argparse
 import fcntl
 import os
-import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -18,50 +16,18 @@ from rich.filesize import decimal
 
 from mmaction_mbcd.parallel import run_parallel
 
-from .files import DamagedArchiveError, DownloadError, File, fetch, locate
-
-
-@dataclass(frozen=True)
-class Options:
-    """How files are fetched.
-
-    Attributes:
-        workers: Files at the same time.
-        keep_archives: Do not delete an archive after unpacking it.
-        quiet: Show no progress.
-        dry_run: Print what would be done, with sizes, and write nothing.
-    """
-
-    workers: int = 4
-    keep_archives: bool = False
-    quiet: bool = False
-    dry_run: bool = False
+from .files import DownloadError, File, fetch, locate
 
 
 def add_options(parser: argparse.ArgumentParser, archives: bool = True) -> None:
-    """Adds the fields of :class:`Options` to a tool's command line.
-
-    Args:
-        parser: The tool's.
-        archives: Whether there are any to keep.
-    """
-    group = parser.add_argument_group("download")
-    group.add_argument("--workers", type=int, metavar="N", help="files at a time")
-    flags = dict(dry_run="print URL -> path, with sizes (HEAD); write nothing")
-    flags["quiet"] = "no progress"
+    """Adds the options that :func:`run` reads; ``archives`` if any could be kept."""
+    parser.set_defaults(keep_archives=False)
+    add = parser.add_argument_group("download").add_argument
+    add("--workers", type=int, default=4, metavar="N", help="files at a time")
+    add("--dry-run", action="store_true", help="print URL -> path (size) only")
+    add("--quiet", action="store_true", help="no progress")
     if archives:
-        flags["keep_archives"] = "keep archives after unpacking"
-    for name, text in flags.items():
-        option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, action="store_true", help=text)
-    parser.set_defaults(**asdict(Options()))
-
-
-def options_of(args: argparse.Namespace) -> Options:
-    """The options that :func:`add_options` added, from the parsed arguments."""
-    if args.workers < 1:
-        raise ValueError(f"workers must be at least 1, got {args.workers}")
-    return Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
+        add("--keep-archives", action="store_true", help="do not delete unpacked ones")
 
 
 def reason(error: Exception) -> str:
@@ -70,50 +36,22 @@ def reason(error: Exception) -> str:
     return kind + " ".join(str(error).split())
 
 
-def _carry_out(options: Options, file: File) -> tuple[str, str]:
-    """What became of a file, ``'fetched'`` or ``'there'``, and a remark."""
-    if (remark := file.done()) is not None:
-        return "there", remark
+def _carry_out(keep_archives: bool, file: File) -> tuple[str, str | None]:
+    """What became of a file, and a remark."""
+    if file.done():
+        return "there already", None
     fresh = fetch(file)
-    try:
-        remark = file.finish()
-    except DamagedArchiveError as error:
-        if fresh:  # else the next run would stumble over it again
-            file.path.unlink()
-        advice = "It was deleted: run it again" if fresh else "Delete it, run it again"
-        raise DownloadError(f"{error}. {advice}") from None
-    if file.folder and not options.keep_archives:
-        file.path.unlink()
-    return ("fetched" if fresh or file.folder else "there"), remark
-
-
-def needed(files: Sequence[File], options: Options) -> int:
-    """Bytes that files will take at their worst, as far as their sizes are published.
-
-    What comes out of an archive is taken to be as large as the archive: the archives
-    are of pictures, videos and sounds.
-    """
-    archives = sorted((f.rest() for f in files if f.folder), reverse=True)
-    if not options.keep_archives:
-        archives = archives[: options.workers]
-    unpacked = sum(f.size or 0 for f in files if f.folder)
-    return sum(f.rest() for f in files if not f.folder) + sum(archives) + unpacked
+    remark = file.finish()
+    if file.folder and not keep_archives:
+        file.path.unlink()  # the archive
+    return ("fetched" if fresh or file.folder else "there already"), remark
 
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Refuses a second run in a folder, and ends the process on Ctrl-C.
-
-    Two runs would write the same parts. Threads that wait for a server cannot be
-    ended; after Ctrl-C, as after a kill, what is complete stays and parts go on.
-    """
-
-    def stop(*_) -> None:
-        os.write(2, b"\nstopped; run it again to go on\n")
-        os._exit(1)
-
+    """Refuses a second run in a folder: two would write the same parts."""
     root.mkdir(parents=True, exist_ok=True)
-    handle, before = os.open(root, os.O_RDONLY), signal.signal(signal.SIGINT, stop)
+    handle = os.open(root, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,11 +61,10 @@ def _alone(root: Path) -> Iterator[None]:
             pass  # a file system without locks
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
         os.close(handle)
 
 
-def run(root: Path, files: Sequence[File], options: Options) -> int:
+def run(root: Path, files: Sequence[File], options: argparse.Namespace) -> int:
     """Fetches files, several at a time, and prints what became of them.
 
     Every failure is named on standard error, in one line; the others are fetched.
@@ -135,14 +72,14 @@ def run(root: Path, files: Sequence[File], options: Options) -> int:
     Args:
         root: The folder that all of it goes below.
         files: The files.
-        options: How they are fetched; with ``dry_run`` they are only printed.
+        options: Of :func:`add_options`; with ``dry_run`` they are only printed.
 
     Returns:
         int: The exit code: 0, or 1 if a file failed.
 
     Raises:
         ValueError: If two files have one path.
-        DownloadError: If the disk is too small, or another run is going on.
+        DownloadError: If another run is going on.
     """
     for path, count in Counter(file.path for file in files).items():
         if count > 1:
@@ -150,61 +87,53 @@ def run(root: Path, files: Sequence[File], options: Options) -> int:
     logging.set_verbosity_error()  # no word of tries that are repeated
     if options.quiet:
         disable_progress_bars()
-    todo = [file for file in files if file.done() is None]
     if options.dry_run:
-        return _dry_run(todo, options)
+        return _dry_run([file for file in files if not file.done()], options.workers)
     states = Counter()
+    work = partial(_carry_out, options.keep_archives)
     with _alone(root):
-        need, free = needed(todo, options), shutil.disk_usage(root).free
-        if need > free:
-            raise DownloadError(
-                f"about {decimal(need)} are needed, but {root} has {decimal(free)} "
-                "free. Nothing was started; make room"
-            )
-        work = partial(_carry_out, options)
-        for file, value, error in run_parallel(
-            work, files, options.workers, threads=True
-        ):
-            state, remark = value or ("failed", reason(error))
+        done = run_parallel(work, files, options.workers, threads=True)
+        for file, value, error in done:
+            state, remark = value or ("failed", None)
             states[state] += 1
             if error:
-                tqdm.write(f"failed: {file.name}: {remark}", file=sys.stderr)
+                tqdm.write(f"failed: {file.name}: {reason(error)}", file=sys.stderr)
             elif remark or state == "fetched":
-                number = f"[{states.total()}/{len(files)}]"
-                tqdm.write(f"{number} {file.name}: {state}{remark and f' ({remark})'}")
-    words = dict(fetched="fetched", there="there already", failed="failed")
-    text = ", ".join(f"{states[s]} {w}" for s, w in words.items() if states[s])
-    print(f"{len(files)} files: {text}")
+                tqdm.write(f"{state}: {file.name}{f' ({remark})' if remark else ''}")
+    counts = (f"{states[state]} {state}" for state in sorted(states))
+    print(f"{len(files)} files: {', '.join(counts)}")
     return int(states["failed"] > 0)
 
 
-def _dry_run(todo: Sequence[File], options: Options) -> int:
+def _dry_run(todo: Sequence[File], workers: int) -> int:
     """Prints every URL with the path that it would go to."""
-    work = run_parallel(locate, todo, options.workers, threads=True)
-    outcomes = {outcome.item.path: outcome for outcome in work}
-    total = 0
-    for file in todo:
-        _, value, error = outcomes[file.path]
+    total, code = 0, 0
+    for file, value, error in run_parallel(locate, todo, workers, threads=True):
         if error:
             print(f"failed: {file.name}: {reason(error)}", file=sys.stderr)
-        url, size, _ = value or (" or ".join(file.urls), None, "")
+            code = 1
+            continue
+        url, size, _ = value
         total += size or 0
         into = f" -> {file.folder}" if file.folder else ""
         text = "unknown size" if size is None else decimal(size)
         print(f"{url} -> {file.path}{into} ({text})")
     print(f"dry run: {len(todo)} files, {decimal(total)}; nothing written")
-    return int(any(outcome.error for outcome in outcomes.values()))
+    return code
 
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs a tool: its code, 1 if something could not be had, 2 if it was misused."""
+    # Ctrl-C ends the process at once: threads that wait for a server would go on. As
+    # after a kill, what is complete stays, and the next run goes on with the parts.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return command()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except DownloadError as error:
         print(f"failed: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("stopped; run it again to go on", file=sys.stderr)
-    return 1
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -31,11 +31,11 @@ def weight_files(
     files = []
     for modality in dict.fromkeys(modalities):
         url = WEIGHTS[modality]
-        name = url.rpartition("/")[2]
-        match = re.search(r"-([0-9a-f]{8})\.pth$", name)
+        path = folder / url.rpartition("/")[2]
+        match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
         sha256 = match[1] if match else ""
-        finish = partial(_checksum, folder / name, sha256)
-        files.append(File(name, (url,), folder / name, sha256=sha256, finish=finish))
+        finish = partial(_checksum, path, sha256)
+        files.append(File(path.name, (url,), path, sha256=sha256, finish=finish))
     return files
 
 

@@ -28,15 +28,16 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS, read_splits
+from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS
 from mmaction_mbcd.preparation.downloads.epic import (
     EPIC_PARTS,
     EPIC_URL,
-    download_epic,
+    epic_files,
     epic_videos,
     unpack_epic_audio,
 )
-from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, run
+from mmaction_mbcd.preparation.epic_splits import read_splits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,8 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--parts",
         nargs="*",
         default=list(EPIC_PARTS),
-        metavar="PART",
-        help="rgb flow; nothing after it for the sound only",
+        choices=list(EPIC_PARTS),
+        help="nothing after it for the sound only",
     )
     parser.add_argument("--base-url", default=EPIC_URL, metavar="URL")
     parser.add_argument(
@@ -69,16 +70,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def download(args: argparse.Namespace) -> int:
     """Fetch the frames, then unpack the sounds; 0, or 1 if something failed."""
-    root, options, sounds = args.data_root, options_of(args), args.audio_zip
+    root, sounds = args.data_root, args.audio_zip
     splits = args.splits or root / "MM-SADA_Domain_Adaptation_Splits"
     suffix = ".csv" if any(splits.glob("D?_*.csv")) else ".pkl"
     videos = epic_videos(read_splits(str(splits), suffix), args.domains)
     if sounds and not zipfile.is_zipfile(sounds):
         raise ValueError(f"{sounds} is not a zip file")
     code = 0
-    if args.parts or options.dry_run:
-        code = download_epic(root, videos, args.parts, args.base_url, options)
-    if sounds and not options.dry_run:
+    if args.parts or args.dry_run:
+        code = run(root, epic_files(root, videos, args.parts, args.base_url), args)
+    if sounds and not args.dry_run:
         code |= unpack_epic_audio(sounds, root, videos)
     return code
 

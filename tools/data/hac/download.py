@@ -1,13 +1,14 @@
-"""Fetch Human-Animal-Cartoon from the Hugging Face Hub and check that it is complete.
+"""Fetch Human-Animal-Cartoon from the Hugging Face Hub.
 
 Example:
     python tools/data/hac/download.py data/hac --dry-run
     python tools/data/hac/download.py data/hac
 
 It lists the files of the dataset's repository, fetches them, unpacks the archives among
-them and brings everything into the layout that ``HACDataset`` reads. A token in
-``HF_TOKEN`` is sent to the endpoint's host only. Run it again after any interruption:
-it goes on. The server could not be tried when this was written.
+them and brings everything into the layout that ``HACDataset`` reads; afterwards,
+``tools/data/check.py`` says whether all clips are there. A token in ``HF_TOKEN`` is
+sent to the endpoint's host only. Run it again after any interruption: it goes on. The
+server could not be tried when this was written.
 """
 
 import argparse
@@ -20,7 +21,6 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.preparation.downloads.files import check_url
 from mmaction_mbcd.preparation.downloads.hac import (
     ENDPOINT,
     EXCLUDE,
@@ -28,7 +28,7 @@ from mmaction_mbcd.preparation.downloads.hac import (
     download_hac,
     list_dataset,
 )
-from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, options_of
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,11 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
 
     def command() -> int:
-        options, endpoint = options_of(args), args.endpoint.rstrip("/")
-        check_url(endpoint)
-        token = os.environ.get("HF_TOKEN", "")
+        endpoint, token = args.endpoint.rstrip("/"), os.environ.get("HF_TOKEN", "")
         listed = list_dataset(args.repo, args.revision, endpoint, token)
-        return download_hac(args.data_root, listed, options, args.exclude)
+        return download_hac(args.data_root, listed, args, args.exclude)
 
     return exit_code(command)
 

@@ -19,12 +19,7 @@ try:
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
 
-from mmaction_mbcd.preparation.downloads.runs import (
-    add_options,
-    exit_code,
-    options_of,
-    run,
-)
+from mmaction_mbcd.preparation.downloads.runs import add_options, exit_code, run
 from mmaction_mbcd.preparation.downloads.weights import WEIGHTS, weight_files
 
 
@@ -45,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, 1 if something failed, 2 after an error of the caller's."""
     args = parse_args(argv)
     folder, names = args.folder, args.only
-    return exit_code(lambda: run(folder, weight_files(folder, names), options_of(args)))
+    return exit_code(lambda: run(folder, weight_files(folder, names), args))
 
 
 if __name__ == "__main__":
