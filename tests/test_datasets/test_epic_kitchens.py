@@ -331,7 +331,7 @@ def test_truncated_frame(tree, modality, keep, reason):
     assert reason in text
 
 
-def test_a_preallocated_or_foreign_file_is_no_image():
+def test_a_preallocated_or_foreign_file_is_not_an_image():
     random = np.random.default_rng(0)
     picture = random.integers(0, 255, (32, 48, 3), np.uint8)
     jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
@@ -345,7 +345,7 @@ def test_a_preallocated_or_foreign_file_is_no_image():
     with pytest.raises(ValueError, match="cut off"):
         decode_image(jpeg[:half] + bytes(len(jpeg) - half))
     assert np.array_equal(decode_image(jpeg + bytes(9)), decode_image(jpeg))
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="not an image"):
         decode_image(b"<html>404</html>")
     png = cv2.imencode(".png", picture)[1].tobytes()
     assert np.array_equal(decode_image(png), picture[..., ::-1])
