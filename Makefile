@@ -45,6 +45,9 @@ $(STAMP): requirements/pins.txt setup.cfg pyproject.toml
 demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/demo.py --help)
 	@$(BIN)/python tools/demo.py $(ARGS)
 
+# Two processes with two OpenMP threads each on two cores take many times longer.
+test test-long: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP)  ## run the tests with coverage, JOBS at a time (fails under 95 %; ARGS: pytest's)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
 	    --cov-fail-under=95 $(ARGS)
