@@ -132,7 +132,8 @@ def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
     )
     assert facts["folder"] == str(tmp_path / "work")
     if tool == "train":
-        clips = Config.fromfile(config)  # noqa: F841  it can be read
+        kept = Config.fromfile(tmp_path / "work" / "mbcd.py")
+        assert kept.train_cfg.max_epochs == 1 and kept.model.num_classes == 6
         assert "sketch" not in facts["training"] and "(target)" in facts["validation"]
         assert facts["seed"] == "3" and "1 epoch of" in facts["steps"]
         assert facts["optimizer"].startswith("Adam, rate 0.001")

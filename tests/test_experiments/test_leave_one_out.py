@@ -149,6 +149,40 @@ def test_other_options_are_not_mixed_in(benchmark, tools):
         run_benchmark(benchmark(options=["--modalities", "video"]), QUIET)
 
 
+def test_a_folder_in_which_nothing_was_trained_is_free(benchmark, tools, monkeypatch):
+    def fails(repo, command, title, log, console, threads=None):
+        raise RunError("no training batch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leave_one_out, "run_tool", fails)
+        with pytest.raises(RunError):
+            run_benchmark(benchmark(chosen=("a",)), QUIET)
+    assert (benchmark().out / "options.json").exists()
+    smaller = ["--cfg-options", "train_dataloader.batch_size=4"]
+    run_benchmark(benchmark(chosen=("a",), options=smaller), QUIET)
+    with pytest.raises(ValueError, match="with other options"):  # now it was
+        run_benchmark(benchmark(chosen=("a",)), QUIET)
+
+
+@pytest.mark.parametrize("keep_all", [False, True])
+def test_what_stays_of_a_finished_run(benchmark, tools, monkeypatch, keep_all):
+    run = leave_one_out.run_tool
+
+    def trains(repo, command, title, log, console, threads=None):
+        run(repo, command, title, log, console, threads)
+        if command[0] == "train.py":
+            for name in ("epoch_9.pth", "last_checkpoint"):
+                (log.parent / name).touch()
+
+    monkeypatch.setattr(leave_one_out, "run_tool", trains)
+    made = benchmark(chosen=("a",), keep_all=keep_all)
+    run_benchmark(made, QUIET)
+    left = {path.name for path in (made.out / "to-a_seed0").iterdir()}
+    needed = {"best_source_top1_epoch_7.pth", "results.json"}
+    latest = {"epoch_9.pth", "last_checkpoint"} if keep_all else set()
+    assert left == needed | latest
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -8,6 +8,6 @@ _base_ = [
     "./default_runtime.py",
     "./datasets/own_videos_small.py",
     "./models/small_scratch.py",
-    "./schedules/adam_small_24e.py",
+    "./schedules/adam_small_15e.py",
 ]
 model = dict(modalities={{_base_.modalities}}, num_classes=None, num_domains=None)
