@@ -1,5 +1,7 @@
 """Makes ``tests.toys`` importable and keeps the tests' processes small."""
 
+import gc
+import importlib
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +12,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
 
+import mmaction_mbcd.preparation.check  # noqa: E402, F401  it repairs MMAction2
 from mmaction_mbcd.datasets.synth import SynthConfig, generate  # noqa: E402
+
+# MMEngine's datasets collect garbage as they are built: 0.3 s each for what the imports
+# left, which stays anyway.
+for module in ("mmaction.models", "mmpretrain.models"):
+    importlib.import_module(module)
+gc.collect()
+gc.freeze()
 
 # Toy tensors: a second thread costs more than it brings, most of all when others run.
 torch.set_num_threads(1)

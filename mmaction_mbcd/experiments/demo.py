@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from .. import scripts
 from ..analysis.curves import plot_curves, read_curves
 from ..analysis.statistics import accuracy_interval
 from ..datasets.synth import SynthConfig, generate
@@ -66,6 +67,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
     # A file or a pipe has no width of its own, and the table needs some.
     console = console or Console(width=None if sys.stdout.isatty() else 100)
     started = time.perf_counter()
+    scripts.prepare(options.threads)  # the workers that render come from it as well
     options.out.mkdir(parents=True, exist_ok=True)
     synth = SynthConfig(seed=options.seed, **options.synth)
     console.print(f"[bold]1. Data[/bold]  {options.out / 'data'}")

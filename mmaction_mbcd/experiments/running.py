@@ -1,10 +1,7 @@
 """Running the tools in processes of their own, with progress and kept output."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from .. import scripts
 from ..engine.run_report import PROGRESS_FILE
 from ..progress import duration
 
@@ -41,46 +39,43 @@ def run_tool(
         log: File for the output, in the run's work directory.
         console: Where the bar is drawn.
         threads: OpenMP threads of the process; the environment's if None.
+            Processes are forked from one that did the imports
+            (:mod:`mmaction_mbcd.scripts`).
 
     Raises:
         RunError: If it ends with an error.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     (log.parent / PROGRESS_FILE).unlink(missing_ok=True)
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    full = [sys.executable, str(repo / "tools" / command[0]), *map(str, command[1:])]
+    log.unlink(missing_ok=True)
+    script = repo / "tools" / command[0]
+    scripts.prepare(threads)
     columns = [
         TextColumn("{task.description:<18}"),
         BarColumn(),
         TextColumn("{task.fields[at]}"),
         TimeElapsedColumn(),
     ]
-    with (
-        open(log, "w") as file,
-        Progress(*columns, console=console) as progress,
-        subprocess.Popen(
-            full, stdout=file, stderr=subprocess.STDOUT, env=environment
-        ) as process,
-    ):
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=None, at="")
         watch = _Watch(log.parent / PROGRESS_FILE, progress, task)
+        process = scripts.start_script(script, command[1:], log, threads=threads)
         try:
-            while process.poll() is None:
+            while process.exitcode is None:
                 watch.look()
-                watch.wait(process)
+                process.join(_LOOK)
         except BaseException:
             process.terminate()
+            process.join()
             raise
         watch.look()
         total = progress.tasks[0].total or 1
         progress.update(task, total=total, completed=total)
-    if process.returncode != 0:
+    if process.exitcode != 0:
         tail = "\n".join(log.read_text().splitlines()[-15:])
         raise RunError(
-            f"{' '.join(full)}\nended with code {process.returncode}; its output is "
-            f"in {log} and ends with:\n{tail}"
+            f"python {script} {' '.join(map(str, command[1:]))}\nended with code "
+            f"{process.exitcode}; its output is in {log} and ends with:\n{tail}"
         )
 
 
@@ -90,12 +85,6 @@ class _Watch:
     def __init__(self, path: Path, progress: Progress, task: TaskID) -> None:
         self.path, self.progress, self.task = path, progress, task
         self.first: tuple[float, int] | None = None  # when, and the step then
-
-    def wait(self, process: subprocess.Popen) -> None:
-        try:
-            process.wait(_LOOK)
-        except subprocess.TimeoutExpired:
-            pass
 
     def look(self) -> None:
         try:

@@ -1,27 +1,17 @@
-"""Processes that are forked from one which has done the imports and nothing else.
+"""Scripts in processes that are forked from one which has done the imports."""
 
-Importing MMAction2 takes five to ten seconds of CPU; a suite that starts its tools in
-hundreds of processes would spend most of its time there. A forked process is a real
-one: it can be killed, can hang, can leave children behind, and it starts in the same
-state each time.
-"""
-
-import multiprocessing
-import os
-import runpy
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
+from mmaction_mbcd import scripts
+
+scripts.CONTEXT.set_forkserver_preload(
     [
+        *scripts.IMPORTS,
         "mmaction_mbcd.preparation.check",
         "mmaction_mbcd.experiments.leave_one_out",
-        "mmpretrain.models",
         "matplotlib.pyplot",
-        "av",
     ]
 )
 
@@ -45,10 +35,7 @@ def run_script(script, *args, cwd, timeout=300, env=None):
     argv = [str(script), *map(str, args)]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = FORK.Process(
-            target=_run, args=(argv, str(cwd), dict(env or {}), *map(str, outputs))
-        )
-        process.start()
+        process = scripts.start_script(script, args, *outputs, cwd=cwd, env=env)
         process.join(timeout)
         hangs = process.exitcode is None
         if hangs:
@@ -58,18 +45,3 @@ def run_script(script, *args, cwd, timeout=300, env=None):
     if hangs:
         raise subprocess.TimeoutExpired(argv, timeout, stdout, stderr)
     return subprocess.CompletedProcess(argv, process.exitcode, stdout, stderr)
-
-
-def _run(argv, cwd, env, *outputs):
-    for descriptor, path in enumerate(outputs, start=1):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-        os.dup2(file, descriptor)
-    os.chdir(cwd)
-    os.environ.update(env)
-    import torch  # it is there already; a test module must not need it to be collected
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    added = env.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [os.path.dirname(os.path.abspath(argv[0])), *filter(None, added)]
-    sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")

@@ -1,0 +1,119 @@
+"""Scripts in processes forked from one that has done the imports, and nothing else.
+
+Importing MMAction2 takes five to ten seconds of CPU; whoever starts many tools would
+spend much of the time there. A forked process is a real one: it can be killed, can
+hang, can leave children behind, and each starts in the same state.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+
+IMPORTS = (
+    "mmaction_mbcd.cli",
+    "mmaction_mbcd.analysis.curves",
+    "mmpretrain.models",
+    "av",
+)
+"""What the tools import."""
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def prepare(threads: int | None = None, imports: Sequence[str] = IMPORTS) -> None:
+    """Starts the process that imports, unless it runs; there is one for all.
+
+    Args:
+        threads: OpenMP threads of what is forked; libraries read it as they are
+            loaded. The environment's if None.
+        imports: Modules.
+    """
+    CONTEXT.set_forkserver_preload(list(imports))
+    with _environment({} if threads is None else {"OMP_NUM_THREADS": str(threads)}):
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]):
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def start_script(
+    script: str | os.PathLike,
+    args: Sequence[object],
+    stdout: str | os.PathLike,
+    stderr: str | os.PathLike | None = None,
+    *,
+    cwd: str | os.PathLike | None = None,
+    env: Mapping[str, str] | None = None,
+    threads: int | None = None,
+) -> BaseProcess:
+    """Starts ``python SCRIPT ARGS``.
+
+    Args:
+        script: Path of a Python script.
+        args: Its command line.
+        stdout: File for its output.
+        stderr: File for its errors; that of the output if None.
+        cwd: Folder to run it in; this process's if None.
+        env: Changes of this process's environment.
+        threads: OpenMP threads; the environment's if None.
+
+    Returns:
+        The process, started.
+    """
+    environment = {**os.environ, **(env or {})}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    argv = [os.fspath(script), *map(str, args)]
+    files = [os.path.abspath(path) for path in (stdout, stderr or stdout)]
+    process = CONTEXT.Process(
+        target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
+    )
+    process.start()
+    return process
+
+
+def _run(
+    argv: list[str], cwd: str, environment: dict[str, str], files: list[str]
+) -> None:
+    for descriptor, path in enumerate(files, start=1):
+        mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        file = os.open(path, mode, 0o666)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    # What the imports left stays: no garbage collection need walk it (MMEngine's
+    # datasets collect as they are built, 0.3 s each time).
+    gc.freeze()
+    import torch  # it is there already
+
+    if threads := environment.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    added = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [os.path.dirname(os.path.abspath(argv[0])), *filter(None, added)]
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    finally:  # multiprocessing leaves by os._exit
+        atexit._run_exitfuncs()
