@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -33,12 +34,15 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory):
+def tiny_data(tmp_path_factory, worker_id):
     """Six actions, two training and one test clip each, in three domains."""
-    folder = tmp_path_factory.mktemp("synth")
-    config = SynthConfig(train_per_class=2, test_per_class=1)
-    # More processes would first import MMAction2, which takes as long.
-    generate(folder, config, workers=1, progress=False)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tiny_synth"
+    with FileLock(f"{folder}.lock"):  # one of the test processes makes it for all
+        if not folder.exists():
+            config = SynthConfig(train_per_class=2, test_per_class=1)
+            # More processes would first import MMAction2, which takes as long.
+            generate(folder, config, workers=1, progress=False)
     return folder
 
 

@@ -472,19 +472,23 @@ def test_apply_twice_changes_nothing():
     assert runner.find_latest_checkpoint is found
 
 
-def test_a_config_is_formatted_once(monkeypatch):
-    from mmengine.config import Config, config
+def test_a_long_config_is_broken_into_lines():
+    from mmengine.config import Config
 
-    calls = []
-    stock = config.FormatCode
-    monkeypatch.setattr(
-        config,
-        "FormatCode",
-        lambda text, **kw: calls.append(text) or stock.__wrapped__(text, **kw),
+    numbers = [1e-4 * i for i in range(12)]
+    cfg = Config(
+        dict(
+            a=1, numbers=numbers, by={"x y": dict(z=(1,), text="t" * 60), "w": numbers}
+        )
     )
-    compat.format_configs_once()
-    cfg = Config(dict(a=1, b=[1, 2]))
-    first = cfg.pretty_text
-    assert cfg.pretty_text == first and len(calls) == 1
-    cfg.a = 2
-    assert cfg.pretty_text != first and len(calls) == 2
+    expected = f"""\
+a = 1
+by = {{
+    'w': [
+{"".join(f"        {x!r}," + chr(10) for x in numbers)}    ],
+    'x y': dict(text='{"t" * 60}', z=(1,)),
+}}
+numbers = [
+{"".join(f"    {x!r}," + chr(10) for x in numbers)}]
+"""
+    assert cfg.pretty_text == expected

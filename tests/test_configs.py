@@ -202,6 +202,15 @@ def test_a_config_resolves_and_fits(leaf, trees):
     assert cfg.default_hooks.checkpoint.save_best == "source/top1"
 
 
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_a_dumped_config_is_the_config(leaf, tmp_path):
+    text = read(leaf).pretty_text
+    (tmp_path / "dumped.py").write_text(text)
+    assert Config.fromfile(tmp_path / "dumped.py").to_dict() == read(leaf).to_dict()
+    long = [line for line in text.splitlines() if len(line) > 88]
+    assert all(line.lstrip().startswith("checkpoint=") for line in long)  # a name
+
+
 @pytest.mark.parametrize("leaf", STEPPED)
 def test_a_training_and_an_evaluation_step(leaf, trees, tmp_path):
     cfg = load(leaf, trees)

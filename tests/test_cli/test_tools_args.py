@@ -521,19 +521,6 @@ def test_runner_type_builds_that_runner(toy):
     assert "NoSuchRunner is not in" in result.stderr
 
 
-def test_two_processes_on_a_machine_without_a_gpu(toy, trained):
-    options = ("--work-dir", "two processes", "--cfg-options", "log_level=INFO")
-    result = toy("dist_train.sh", "toy_config.py", 2, *options, OMP_NUM_THREADS="1")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Best checkpoint: ") == 1
-    options = ("--out", "two.json", "--work-dir", "two processes")
-    result = toy(
-        *("dist_test.sh", "toy_config.py", trained, 2), *options, OMP_NUM_THREADS="1"
-    )
-    assert result.returncode == 0, result.stderr
-    assert json.loads((toy.folder / "two.json").read_text())["N"] == {"target": 6}
-
-
 def test_usage_error_is_one_line(toy):
     result = toy("test.py", "toy_config.py", "gone.pth")
     assert result.returncode == 2
