@@ -481,14 +481,19 @@ def test_a_long_config_is_broken_into_lines():
             a=1, numbers=numbers, by={"x y": dict(z=(1,), text="t" * 60), "w": numbers}
         )
     )
-    expected = f"""\
-a = 1
-by = {{
-    'w': [
-{"".join(f"        {x!r}," + chr(10) for x in numbers)}    ],
-    'x y': dict(text='{"t" * 60}', z=(1,)),
-}}
-numbers = [
-{"".join(f"    {x!r}," + chr(10) for x in numbers)}]
-"""
-    assert cfg.pretty_text == expected
+    lines = [f"{x!r}," for x in numbers]
+    expected = [
+        "a = 1",
+        "by = dict(",
+        "    {",
+        "        'w': [",
+        *(" " * 12 + line for line in lines),
+        "        ],",
+        f"        'x y': dict(text='{'t' * 60}', z=(1,)),",
+        "    },",
+        ")",
+        "numbers = [",
+        *(" " * 4 + line for line in lines),
+        "]",
+    ]
+    assert cfg.pretty_text.splitlines() == expected
