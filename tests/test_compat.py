@@ -478,7 +478,7 @@ def test_a_long_config_is_broken_into_lines():
     numbers = [1e-4 * i for i in range(12)]
     cfg = Config(
         dict(
-            a=1, numbers=numbers, by={"x y": dict(z=(1,), text="t" * 60), "w": numbers}
+            a=1, numbers=numbers, by={"x y": dict(z=(1,), text="t" * 40), "w": numbers}
         )
     )
     lines = [f"{x!r}," for x in numbers]
@@ -489,7 +489,7 @@ def test_a_long_config_is_broken_into_lines():
         "        'w': [",
         *(" " * 12 + line for line in lines),
         "        ],",
-        f"        'x y': dict(text='{'t' * 60}', z=(1,)),",
+        f"        'x y': dict(text='{'t' * 40}', z=(1,)),",
         "    },",
         ")",
         "numbers = [",
