@@ -12,9 +12,7 @@ from __future__ import annotations  # an old Python, too, must reach check_versi
 import ast
 import importlib
 import importlib.util
-import os
 import os.path as osp
-import re
 import sys
 import types
 import warnings
@@ -22,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 SUPPORTED = {
     # package: (lowest version admitted, first version refused)
-    "torch": ((2, 4), (2, 14)),
+    "torch": ((2, 6), (2, 14)),  # 2.6 is the first to load weights only by default
     "mmengine": ((0, 10), (0, 11)),
     "mmcv": ((2, 0), (2, 2)),
     "mmaction2": ((1, 2), (1, 3)),
@@ -182,86 +180,6 @@ def declare_torchvision_ops() -> None:
     )
 
 
-def _statistics_getattr(owner: object, name: str) -> object:
-    """The only ``getattr`` a checkpoint may ask for: HistoryBuffer's statistics."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
-        return getattr(owner, name)
-    raise ValueError(
-        f"the checkpoint asks for attribute {name!r} of {owner!r}, which no "
-        "MMEngine checkpoint needs; it is not loaded"
-    )
-
-
-def trust_checkpoint_types() -> None:
-    """MMEngine's checkpoints hold log histories, which torch >= 2.6 refuses.
-
-    ``torch.load`` loads weights only by default. The few types an MMEngine
-    checkpoint holds are admitted by name; unlike turning the check off, this runs
-    no code from a file. Older torch loads everything by default and cannot admit a
-    function under another name, so it is left alone.
-    """
-    import torch
-
-    if _release(torch.__version__) < (2, 6):
-        return
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
-    try:
-        from numpy._core.multiarray import _reconstruct, scalar
-    except ImportError:  # numpy 1
-        from numpy.core.multiarray import _reconstruct, scalar
-
-    dtypes = {type(np.dtype(t)) for t in (np.float32, np.float64, np.int32, np.int64)}
-    dtypes |= {type(np.dtype(np.uint8)), type(np.dtype(bool)), type(np.dtype("U1"))}
-    admitted: list = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        # Checkpoints of numpy 1 and numpy 2 name the same function differently.
-        admitted += [
-            (_reconstruct, f"{module}._reconstruct"),
-            (scalar, f"{module}.scalar"),
-        ]
-    admitted += [(_statistics_getattr, "builtins.getattr")]
-    torch.serialization.add_safe_globals(admitted)
-
-
-def resume_within_work_dir() -> None:
-    """``last_checkpoint`` names an absolute path; a copied run must use its own.
-
-    MMEngine would resume a copied work directory from the original, and fail on a
-    ``last_checkpoint`` that was cut off while it was written. The file name is
-    looked up in the work directory first; without a usable name the newest
-    ``epoch_*.pth`` or ``iter_*.pth`` is taken.
-    """
-    import mmengine.runner as package
-    from mmengine.runner import checkpoint, runner
-
-    stock = checkpoint.find_latest_checkpoint
-    if getattr(stock, "within_work_dir", False):
-        return
-
-    def find_latest_checkpoint(path: str) -> str | None:
-        named = stock(path)
-        if named:
-            local = osp.join(path, osp.basename(named))
-            if osp.isfile(local):
-                return local
-            if osp.isfile(named) or "://" in named:
-                return named
-        found = []
-        for name in os.listdir(path) if osp.isdir(path) else ():
-            if match := re.fullmatch(r"(?:epoch|iter)_(\d+)\.pth", name):
-                file = osp.join(path, name)
-                found.append((osp.getmtime(file), int(match[1]), file))
-        return max(found)[-1] if found else None
-
-    find_latest_checkpoint.within_work_dir = True
-    for module in (package, checkpoint, runner):
-        module.find_latest_checkpoint = find_latest_checkpoint
-
-
 def format_configs_fast() -> None:
     """MMEngine formats the whole config with yapf: seconds at each start of a run.
 
@@ -350,6 +268,7 @@ def apply() -> None:
         stub_missing_drn()
         skip_text_models()
         declare_torchvision_ops()
-        trust_checkpoint_types()
-        resume_within_work_dir()
+        from . import checkpoint_files
+
+        checkpoint_files.install()
         format_configs_fast()

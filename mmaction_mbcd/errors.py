@@ -10,6 +10,10 @@ class UsageError(Exception):
     """The command line asks for something that cannot work; the message says why."""
 
 
+class CheckpointError(UsageError, ValueError):
+    """A checkpoint is damaged, unsafe, of another model or of another experiment."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns a :class:`UsageError` into one line on stderr and exit code 2."""

@@ -1,20 +1,13 @@
 import importlib.util
 import os
-import pickle
-import re
-import shutil
 import socket
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import mmengine.runner
-import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MessageHub
 
 from mmaction_mbcd import compat
 
@@ -30,11 +23,6 @@ def run_python(code, *args, path=(), **env):
         capture_output=True,
         text=True,
     )
-
-
-def find_latest_checkpoint(folder):
-    # Looked up now: it was exchanged when the package was imported.
-    return mmengine.runner.find_latest_checkpoint(str(folder))
 
 
 # --- check_versions ---
@@ -69,7 +57,7 @@ def test_what_is_installed_is_supported():
     "change",
     [
         {},
-        {"torch": "2.4.0"},
+        {"torch": "2.6.0"},
         {"torch": "2.6.0a0+ecf3bae40a.nv25.1"},
         {"mmengine": None, "onedl-mmengine": "0.10.12"},
         {"mmcv-lite": None, "mmcv": "2.0.0"},
@@ -86,8 +74,8 @@ def test_supported_combinations_pass(installed, change):
 @pytest.mark.parametrize(
     ("package", "found", "supported"),
     [
-        ("torch", "2.3.1", ">= 2.4, < 2.14"),
-        ("torch", "2.14.0", ">= 2.4, < 2.14"),
+        ("torch", "2.5.1", ">= 2.6, < 2.14"),
+        ("torch", "2.14.0", ">= 2.6, < 2.14"),
         ("mmengine", "0.9.1", ">= 0.10, < 0.11"),
         ("mmengine", "0.11.0", ">= 0.10, < 0.11"),
         ("mmaction2", "1.1.0", ">= 1.2, < 1.3"),
@@ -236,193 +224,6 @@ def test_torchvision_without_its_binary_is_imported(tmp_path, body, outcome):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [outcome, str(outcome == "fine")]
-
-
-# --- trust_checkpoint_types ---
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A checkpoint with the types that MMEngine's hold."""
-    hub = MessageHub("test_compat")
-    for value, count in ((0.5, 2), (0.25, 3)):
-        hub.update_scalar("train/loss", value, count)
-    hub.update_info("best_ckpt", "best.pth")
-    hub.update_info("best_score", np.float64(0.75))
-    hub.update_info("epoch", np.int64(3))
-    path = tmp_path / "epoch_3.pth"
-    torch.save(
-        {
-            "meta": {"seed": 3, "epoch": 3},
-            "state_dict": {"weight": torch.arange(6.0).reshape(2, 3)},
-            "message_hub": hub.state_dict(),
-        },
-        path,
-    )
-    return path
-
-
-def assert_loads(path):
-    loaded = torch.load(path)
-    assert torch.equal(loaded["state_dict"]["weight"], torch.arange(6.0).reshape(2, 3))
-    hub = loaded["message_hub"]
-    history = hub["log_scalars"]["train/loss"]
-    assert isinstance(history, HistoryBuffer)
-    values, counts = history.data
-    np.testing.assert_array_equal(values, [0.5, 0.25])
-    np.testing.assert_array_equal(counts, [2, 3])
-    # MMEngine divides the sum of the values by the sum of the counts: 0.75 / 5.
-    assert history.statistics("mean") == pytest.approx(0.15)
-    assert hub["runtime_info"]["best_score"] == 0.75
-    assert hub["runtime_info"]["epoch"] == 3
-
-
-def test_mmengine_checkpoint_loads_by_default(checkpoint):
-    assert_loads(checkpoint)
-
-
-@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
-def test_checkpoints_of_both_numpy_generations_load(checkpoint, tmp_path, module):
-    renamed = tmp_path / "renamed.pth"
-    replaced = 0
-    with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(renamed, "w") as new:
-        for entry in old.infolist():
-            data = old.read(entry)
-            if entry.filename.endswith("data.pkl"):
-                data, replaced = re.subn(
-                    rb"cnumpy\._?core\.", f"c{module}.".encode(), data
-                )
-            new.writestr(entry.filename, data)
-    assert replaced >= 2  # _reconstruct and scalar
-    assert_loads(renamed)
-
-
-class Reduced:
-    """Pickles as a call of ``function(*args)``."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    path, marker = tmp_path / "evil.pth", tmp_path / "marker"
-    torch.save({"meta": Reduced(os.system, f"touch {marker}")}, path)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (HistoryBuffer, "__init__"),
-        (HistoryBuffer, "__subclasses__"),
-        (HistoryBuffer, "update"),
-        (np.ndarray, "tofile"),
-        (np.ndarray, "min"),
-    ],
-)
-def test_getattr_reaches_nothing_but_the_statistics(tmp_path, owner, name):
-    path = tmp_path / "evil.pth"
-    torch.save(Reduced(getattr, owner, name), path)
-    with pytest.raises(ValueError, match=f"attribute {name!r} .* not loaded"):
-        torch.load(path)
-
-
-def test_getattr_result_cannot_be_called(tmp_path):
-    path = tmp_path / "evil.pth"
-
-    class Call:
-        def __reduce__(self):
-            return HistoryBuffer.min, (HistoryBuffer([1], [1]),)
-
-    torch.save(Call(), path)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path)
-
-
-def test_torch_before_2_6_is_left_alone(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    monkeypatch.setattr(torch.serialization, "add_safe_globals", None)
-    compat.trust_checkpoint_types()
-
-
-# --- resume_within_work_dir ---
-
-
-@pytest.fixture
-def run(tmp_path):
-    """A work directory with two checkpoints, of which the second is the latest."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for age, name in ((20, "epoch_9.pth"), (10, "epoch_10.pth"), (0, "best_x.pth")):
-        (folder / name).touch()
-        when = 1_700_000_000 - age
-        os.utime(folder / name, (when, when))
-    (folder / "last_checkpoint").write_text(str(folder / "epoch_10.pth"))
-    return folder
-
-
-def test_named_checkpoint_is_found(run):
-    (run / "last_checkpoint").write_text(str(run / "epoch_9.pth"))
-    assert find_latest_checkpoint(run) == str(run / "epoch_9.pth")
-
-
-@pytest.mark.parametrize("original_stays", [True, False])
-def test_copied_run_resumes_from_its_own_checkpoint(run, tmp_path, original_stays):
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    if not original_stays:
-        shutil.rmtree(run)
-    assert find_latest_checkpoint(copy) == str(copy / "epoch_10.pth")
-
-
-def test_checkpoint_kept_elsewhere_is_found(run, tmp_path):
-    elsewhere = tmp_path / "elsewhere.pth"
-    elsewhere.touch()
-    (run / "last_checkpoint").write_text(str(elsewhere))
-    assert find_latest_checkpoint(run) == str(elsewhere)
-
-
-@pytest.mark.parametrize("kept", ["", "{run}", "{run}/epoch_1", "/gone/epoch_11.pth"])
-def test_unusable_name_falls_back_to_the_newest_file(run, kept):
-    (run / "last_checkpoint").write_text(kept.format(run=run))
-    assert find_latest_checkpoint(run) == str(run / "epoch_10.pth")
-
-
-def test_same_age_is_decided_by_the_number(run):
-    (run / "last_checkpoint").unlink()
-    for name in ("epoch_9.pth", "epoch_10.pth"):
-        os.utime(run / name, (1_700_000_000, 1_700_000_000))
-    assert find_latest_checkpoint(run) == str(run / "epoch_10.pth")
-
-
-def test_unfinished_file_is_not_taken(run):
-    (run / "last_checkpoint").unlink()
-    (run / "epoch_11.pth.tmp").touch()
-    assert find_latest_checkpoint(run) == str(run / "epoch_10.pth")
-
-
-def test_remote_checkpoint_is_kept(run):
-    (run / "last_checkpoint").write_text("s3://bucket/run/epoch_12.pth")
-    assert find_latest_checkpoint(run) == "s3://bucket/run/epoch_12.pth"
-
-
-def test_nothing_to_resume_from(tmp_path):
-    assert find_latest_checkpoint(tmp_path) is None
-    assert find_latest_checkpoint(tmp_path / "missing") is None
-
-
-def test_the_runner_uses_it():
-    from mmengine.runner import checkpoint, runner
-
-    ours = mmengine.runner.find_latest_checkpoint
-    assert ours.within_work_dir
-    assert runner.find_latest_checkpoint is ours
-    assert checkpoint.find_latest_checkpoint is ours
 
 
 # --- start_cpu_process_group ---

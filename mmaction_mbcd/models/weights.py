@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
+
+from ..errors import CheckpointError
 
 DOWNLOAD = "python tools/data/weights/download.py"
 """Fetches the pretrained files into ``checkpoints/``."""
@@ -40,46 +41,21 @@ def _shortened(keys: list[str], limit: int = 5) -> str:
     return ", ".join(keys[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _fetched(url: str) -> object:
-    """What lies at a URL, kept in ``torch.hub``'s folder; the first process fetches.
-
-    MMEngine's loader for URLs would run whatever code the pickle holds. This one
-    admits what :func:`torch.load` admits from a local file.
-    """
-    content = None
-    for turn in (True, False):
-        if (get_rank() == 0) == turn:
-            content = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", progress=False, weights_only=True
-            )
-        barrier()
-    return content
-
-
 def _content(checkpoint: str) -> dict:
     """The dict that a checkpoint file or URL holds."""
     remote = re.match("https?://", checkpoint)
     try:
-        if remote:
-            content = _fetched(checkpoint)
-        else:
-            content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no weights file {checkpoint}: fetch it with `{DOWNLOAD}`, or "
             "set the encoder's `pretrained` to another file, or to None for random "
             "weights"
         ) from error
-    except Exception as error:  # a damaged file raises anything
-        lines = str(error).splitlines() or ["it ends early"]
-        # torch says first how to turn its check off, and then what it found.
-        reason = next((x for x in lines if "Unsupported" in x), lines[0]).strip()
-        kept = f", after deleting it in {torch.hub.get_dir()}/checkpoints,"
-        raise ValueError(
-            f"{checkpoint} cannot be loaded ({type(error).__name__}: {reason}). If it "
-            f"is damaged, fetch it again{kept if remote else ''} or give another; if "
-            "it holds more than tensors, load it where you trust it and save its "
-            "weights alone"
+    except CheckpointError as error:
+        kept = f", after deleting it in {torch.hub.get_dir()}/checkpoints"
+        raise CheckpointError(
+            f"{error}. If it is damaged, fetch it again{kept if remote else ''}"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -114,7 +90,8 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read; if the backbone has a parameter or statistic
+        CheckpointError: If it cannot be read, or holds more than weights.
+        ValueError: If the backbone has a parameter or statistic
             that the file does not fill, or of another shape (a half-loaded backbone
             would be a silent random layer); or if the file has more of a part that
             the backbone has, so that it was made for a deeper network. The backbone

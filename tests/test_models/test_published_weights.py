@@ -382,17 +382,16 @@ def test_what_a_deeper_file_has_more_can_be_skipped_by_name(encoders, tmp_path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda p: p.write_bytes(b""), r"EOFError"),
-        (lambda p: p.write_text("<html>404 Not Found</html>"), r"UnpicklingError"),
-        (lambda p: p.write_bytes(p.read_bytes()[:9000]), r"cannot be loaded"),
+        (lambda p: p.write_bytes(b""), r"it is empty"),
+        (
+            lambda p: p.write_text("<html>404 Not Found</html>"),
+            r"not a checkpoint \(it begins with",
+        ),
+        (lambda p: p.write_bytes(p.read_bytes()[:9000]), r"it ends after 9,000 bytes"),
         (lambda p: torch.save([torch.zeros(2)], p), r"holds a list; expected a dict"),
-        pytest.param(
+        (
             lambda p: torch.save(dict(state_dict={}, path=Path("x")), p),
-            r"Unsupported global: GLOBAL pathlib\..*more than tensors",
-            marks=pytest.mark.skipif(
-                torch.__version__.startswith(("2.4", "2.5")),
-                reason="torch before 2.6 loads any object from a local file",
-            ),
+            r"holds pathlib\.",
         ),
     ],
     ids=["empty", "html", "truncated", "list", "objects"],
@@ -516,7 +515,7 @@ def test_a_damaged_download_says_where_it_is_kept(site, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:5000])
     kept = tmp_path / "torch/hub/checkpoints"
-    with pytest.raises(ValueError, match=rf"{url}/toy\.pth cannot .*{kept},"):
+    with pytest.raises(ValueError, match=rf"{url}/toy\.pth cannot .*{kept}"):
         toy_encoder(f"{url}/toy.pth").init_weights()
     path.write_bytes(whole)
     (kept / "toy.pth").unlink()
@@ -527,6 +526,8 @@ def test_a_download_runs_no_code(site, tmp_path):
     root, url, _ = site
     state = numbers(toy_file())
     torch.save(dict(state_dict=state, extra=Opened()), root / "harmful.pth")
-    with pytest.raises(ValueError, match=r"harmful\.pth cannot .*Unsupported"):
+    with pytest.raises(
+        ValueError, match=r"harmful\.pth is not loaded: it holds io.open"
+    ):
         toy_encoder(f"{url}/harmful.pth").init_weights()
     assert not (tmp_path / "opened.txt").exists()
