@@ -14,6 +14,10 @@ class CheckpointError(UsageError, ValueError):
     """A checkpoint is damaged, unsafe, of another model or of another experiment."""
 
 
+class DivergenceError(UsageError, FloatingPointError):
+    """Losses or gradients of a training are not finite."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turns a :class:`UsageError` into one line on stderr and exit code 2."""

@@ -2,6 +2,7 @@
 
 from .buffer_hook import AverageBatchNormHook
 from .checkpoint import AtomicLocalBackend, ResumableCheckpointHook
+from .finite_guard import FiniteGuardHook
 from .loops import ResumableTrainLoop
 from .optim_wrapper import AmpMBCDOptimWrapper, InnerStepMixin, MBCDOptimWrapper
 from .run_report import BriefRunner, RunReportHook
@@ -12,6 +13,7 @@ __all__ = [
     "AtomicLocalBackend",
     "AverageBatchNormHook",
     "BriefRunner",
+    "FiniteGuardHook",
     "InnerStepMixin",
     "MBCDOptimWrapper",
     "ResumableCheckpointHook",

@@ -11,11 +11,13 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     batch_norm=dict(type="AverageBatchNormHook"),
     report=dict(type="RunReportHook"),
+    finite=dict(type="FiniteGuardHook"),
     # The target is never asked which checkpoint to keep.
     checkpoint=dict(
         type="ResumableCheckpointHook",
         interval=1,
-        max_keep_ckpts=1,
+        max_keep_ckpts=2,
+        minutes=10,  # within an epoch
         save_best="source/top1",
         rule="greater",
     ),
