@@ -91,13 +91,14 @@ def build_config(args: argparse.Namespace):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains and says where the best checkpoint lies."""
-    args = parse_args(argv)
-    with cli.one_line_errors():
+    args, cfg = parse_args(argv), None
+    with cli.one_line_errors(lambda: cli.continue_advice(cfg)):
         cfg = build_config(args)
         cli.require_weights(cfg)
-    runner = cli.build_runner(cfg)
-    runner.train()
-    cli.announce_checkpoints(runner)
+        runner = cli.build_runner(cfg)
+        with cli.errors_of_the_start(runner):
+            runner.train()
+        cli.announce_checkpoints(runner)
 
 
 if __name__ == "__main__":

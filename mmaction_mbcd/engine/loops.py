@@ -154,6 +154,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner: Runner = self.runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         problems = []
+        if self.val_interval < 1:
+            problems.append(
+                f"train_cfg.val_interval={self.val_interval} is not a number of epochs "
+                "between validations: set 1 or more (without validation: "
+                "val_cfg, val_dataloader and val_evaluator None, tools/train.py "
+                "--no-validate)"
+            )
         if hasattr(model, "training_problems"):
             problems += model.training_problems(
                 self.dataloader.dataset, runner.optim_wrapper
