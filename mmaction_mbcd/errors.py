@@ -1,5 +1,7 @@
 """How a tool ends that cannot go on: one line for the user, no traceback."""
 
+import functools
+import multiprocessing
 import os
 import os.path as osp
 import signal
@@ -37,13 +39,14 @@ def one_line_errors(advice: Callable[[], str] = _again) -> Iterator[None]:
     Args:
         advice: What to do after an interruption; called once it has come.
     """
-    with _signals_raise():
+    with sigterm_raises():
         try:
             yield
         except UsageError as error:
             _leave_for_torchrun(error)
-            # One process speaks for all; torchrun shows what another one says.
-            if _FIRST_ERROR not in os.environ or os.environ.get("RANK", "0") == "0":
+            # tools/dist_launch.py shows it, as its last line; under plain torchrun one
+            # process speaks for all.
+            if "MBCD_LAUNCHER" not in os.environ and _is_first():
                 _say(f"error: {error}")
             raise SystemExit(2) from None
         except (KeyboardInterrupt, Terminated) as error:
@@ -56,6 +59,10 @@ def one_line_errors(advice: Callable[[], str] = _again) -> Iterator[None]:
             raise
 
 
+def _is_first() -> bool:
+    return _FIRST_ERROR not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 def _say(text: str) -> None:
     print(f"{osp.basename(sys.argv[0])}: {text}", file=sys.stderr)
 
@@ -64,8 +71,13 @@ def _end(terminated: bool, advice: Callable[[], str]) -> NoReturn:
     # A second Ctrl-C ends the tidying up; torchrun sends one to each of its own.
     impatient = signal.SIG_IGN if _FIRST_ERROR in os.environ else signal.SIG_DFL
     for number in (signal.SIGINT, signal.SIGTERM):
-        _set(number, impatient)
-    if os.environ.get("RANK", "0") == "0":
+        signal.signal(number, impatient)
+    # torch would complain of data workers that the same signal has ended; and theirs
+    # is not the work that tidying up should wait for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.terminate()
+    if _is_first():
         _say(f"{'terminated' if terminated else 'interrupted'}; {advice()}")
     number = signal.SIGTERM if terminated else signal.SIGINT
     raise SystemExit(128 + number) from None
@@ -79,41 +91,28 @@ def _leave_for_torchrun(error: Exception) -> None:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Within it SIGTERM raises :class:`Terminated`; children do not inherit that."""
+def sigterm_raises() -> Iterator[None]:
+    """Within it SIGTERM raises :class:`Terminated`, in this process alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    if not hasattr(_signals_raise, "depth"):
-        _signals_raise.depth = 0
-        os.register_at_fork(after_in_child=_leave_signals_to_parent)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM,)}
-    _set(signal.SIGTERM, _raise_terminated)
-    _signals_raise.depth += 1
+    _prepare_forks()
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    _inside.append(os.getpid())
     try:
         yield
-    except SystemExit as end:
-        # Tidying up comes behind this context, and the signal may come again.
-        if end.code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            _restore(before)
-        raise
-    except BaseException:
-        _restore(before)
-        raise
-    else:
-        _restore(before)
     finally:
-        _signals_raise.depth -= 1
+        _inside.pop()
+        if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _restore(handlers: dict) -> None:
-    for number, handler in handlers.items():
-        _set(number, handler)
+_inside: list[int] = []  # one entry for each sigterm_raises that is entered
 
 
-def _set(number: int, handler: object) -> None:
-    if threading.current_thread() is threading.main_thread() and handler is not None:
-        signal.signal(number, handler)
+@functools.cache
+def _prepare_forks() -> None:
+    os.register_at_fork(after_in_child=_leave_signals_to_parent)
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -122,7 +121,7 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 
 def _leave_signals_to_parent() -> None:
     """Ctrl-C reaches every process of the terminal; the parent decides about it."""
-    if _signals_raise.depth:
+    if _inside:
         # Not SIG_IGN, which another program that it starts would inherit.
         signal.signal(signal.SIGINT, lambda number, frame: None)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
