@@ -62,7 +62,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="give each process a seed of its own",
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="make cuDNN deterministic"
+        "--deterministic",
+        action="store_true",
+        help="the same bits again on a GPU, too: deterministic cuDNN and cuBLAS, "
+        "slower; an operation that has no such form is refused by name",
     )
     return parser.parse_args(argv)
 

@@ -1,6 +1,7 @@
 """A training loop that a killed run can continue exactly."""
 
 import itertools
+import os
 import random
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         """
         self._check_parts()
         self._check_position()
+        _complete_determinism()
         sampler = self._sampler()
         if hasattr(sampler, "seed"):
             # Resuming without --seed restores the seed after the sampler was built.
@@ -174,6 +176,16 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             )
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _complete_determinism() -> None:
+    """What ``randomness.deterministic`` of MMEngine leaves out.
+
+    cuBLAS repeats its sums with a workspace of its own only, and torch refuses every
+    matrix product on a GPU until that is set. cuBLAS reads it with the first one.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _fetched(outputs: dict) -> dict:
