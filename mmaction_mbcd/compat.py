@@ -12,7 +12,9 @@ from __future__ import annotations  # an old Python, too, must reach check_versi
 import ast
 import importlib
 import importlib.util
+import os
 import os.path as osp
+import signal
 import sys
 import types
 import warnings
@@ -34,6 +36,9 @@ PYTHON = ((3, 10), (3, 13))
 
 # Each package may be installed under a second name that provides the same module.
 _ALIASES = {"mmengine": ("onedl-mmengine",), "mmcv": ("mmcv-lite",)}
+
+LAUNCHER = "MBCD_LAUNCHER"
+"""Where tools/dist_launch.py leaves its process id to the processes that it starts."""
 
 _INSTALL_HELP = {
     "mmcv": "pip install mmcv-lite==2.1.0 (or the full mmcv 2.1, which builds "
@@ -256,6 +261,23 @@ def start_cpu_process_group() -> None:
     dist.init_process_group("gloo")
 
 
+def end_with_launcher() -> None:
+    """Processes that torchrun started outlive its kill, and hold GPUs and memory.
+
+    Linux kills this process when its parent dies. Its data workers notice within
+    seconds. A checkpoint that is being written then is not lost: the old one is there.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    set_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is not None and not osp.exists(f"/proc/{launcher}"):
+        os._exit(128 + signal.SIGKILL)  # it died before this process could ask
+
+
 def apply() -> None:
     """Checks the versions, then applies every fix above that always applies."""
     check_versions()
@@ -272,3 +294,4 @@ def apply() -> None:
 
         checkpoint_files.install()
         format_configs_fast()
+        end_with_launcher()

@@ -1,5 +1,7 @@
 """Every method's config at toy size, for tests in process and in two processes."""
 
+import copy
+import functools
 from pathlib import Path
 
 from mmengine.config import Config
@@ -35,6 +37,11 @@ def shrunk(part):
 
 def method_config(method):
     """The leaf's whole config as plain values."""
+    return copy.deepcopy(_read(method))
+
+
+@functools.cache
+def _read(method):
     dataset = "synth_action" if method in SYNTHETIC else "hac"
     return Config.fromfile(ROOT / dataset / f"{method}.py").to_dict()
 

@@ -184,6 +184,7 @@ def test_a_config_resolves_and_fits(leaf, trees):
     """Model, data, optimizer wrapper and hooks can be built and fit each other."""
     init_default_scope("mmaction")
     cfg = load(leaf, trees)
+    cli.check_settings(cfg)
     model = _built_on_meta(json.dumps(cfg.model.to_dict()))
     for split, use in zip(cli.SPLITS, ("train", "val", "test"), strict=True):
         loader = cfg[f"{split}_dataloader"]

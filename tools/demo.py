@@ -11,7 +11,10 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
+from mmaction_mbcd.errors import one_line_errors
 from mmaction_mbcd.experiments.demo import DemoOptions, run_demo
 from mmaction_mbcd.experiments.running import RunError
 
@@ -46,11 +49,12 @@ def main() -> int:
         cfg_options=args.cfg_options,
         epochs=args.epochs,
     )
-    try:
-        run_demo(options)
-    except (RunError, ValueError) as error:
-        print(f"demo.py: error: {error}", file=sys.stderr)
-        return 1
+    with one_line_errors():
+        try:
+            run_demo(options)
+        except (RunError, ValueError) as error:
+            print(f"demo.py: error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

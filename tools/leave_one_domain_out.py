@@ -15,6 +15,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from rich.console import Console
 
@@ -137,8 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark of every config."""
     args = parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    with cli.one_line_errors():
-        benchmarks = _plan(args)
+    with cli.one_line_errors(lambda: "the same command goes on from here"):
+        return _run(args, console)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    benchmarks = _plan(args)
     summaries = {}
     for benchmark in benchmarks:
         if len(benchmarks) > 1:

@@ -14,6 +14,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 import pandas as pd
 from mmengine.logging import MMLogger

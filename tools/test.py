@@ -13,6 +13,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from mmaction_mbcd import cli
 
@@ -66,21 +68,22 @@ def main(argv: Sequence[str] | None = None) -> dict:
     args = parse_args(argv)
     with cli.one_line_errors():
         cfg = build_config(args)
-    runner = cli.build_runner(cfg)
-    meta = cli.CheckpointMeta()
-    runner.register_hook(meta)
-    metrics = runner.test()
-    cli.print_results(metrics, title=f"{args.config}\n{args.checkpoint}")
-    if args.out:
-        cli.write_results(
-            args.out,
-            metrics,
-            config=args.config,
-            checkpoint=args.checkpoint,
-            weights=cli.chosen_weights(cfg),
-            in_domain=args.in_domain,
-            **meta.facts,
-        )
+        runner = cli.build_runner(cfg)
+        meta = cli.CheckpointMeta()
+        runner.register_hook(meta)
+        with cli.errors_of_the_start(runner):
+            metrics = runner.test()
+        cli.print_results(metrics, title=f"{args.config}\n{args.checkpoint}")
+        if args.out:
+            cli.write_results(
+                args.out,
+                metrics,
+                config=args.config,
+                checkpoint=args.checkpoint,
+                weights=cli.chosen_weights(cfg),
+                in_domain=args.in_domain,
+                **meta.facts,
+            )
     return metrics
 
 

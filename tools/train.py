@@ -13,6 +13,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from mmaction_mbcd import cli
 
@@ -60,7 +62,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="give each process a seed of its own",
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="make cuDNN deterministic"
+        "--deterministic",
+        action="store_true",
+        help="the same bits again on a GPU, too: deterministic cuDNN and cuBLAS, "
+        "slower; an operation that has no such form is refused by name",
     )
     return parser.parse_args(argv)
 
@@ -91,13 +96,14 @@ def build_config(args: argparse.Namespace):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains and says where the best checkpoint lies."""
-    args = parse_args(argv)
-    with cli.one_line_errors():
+    args, cfg = parse_args(argv), None
+    with cli.one_line_errors(lambda: cli.continue_advice(cfg)):
         cfg = build_config(args)
         cli.require_weights(cfg)
-    runner = cli.build_runner(cfg)
-    runner.train()
-    cli.announce_checkpoints(runner)
+        runner = cli.build_runner(cfg)
+        with cli.errors_of_the_start(runner):
+            runner.train()
+        cli.announce_checkpoints(runner)
 
 
 if __name__ == "__main__":

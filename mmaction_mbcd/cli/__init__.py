@@ -46,6 +46,8 @@ from .run import (
     set_work_dir,
     weights_problem,
 )
+from .settings_checks import check_settings
+from .start import continue_advice, errors_of_the_start
 
 __all__ = [
     "CheckpointMeta",
@@ -55,15 +57,18 @@ __all__ = [
     "add_data_options",
     "announce_checkpoints",
     "build_runner",
+    "check_settings",
     "choose_weights",
     "chosen_weights",
     "config_folder",
+    "continue_advice",
     "described_domains",
     "disable_validation",
     "domains_of",
     "dump_predictions",
     "enable_amp",
     "enable_auto_scale_lr",
+    "errors_of_the_start",
     "evaluate_in_domain",
     "first_dataset",
     "has_target",

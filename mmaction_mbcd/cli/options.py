@@ -6,7 +6,7 @@ import os
 from mmengine.config import Config, DictAction
 
 from ..datasets import SAMPLINGS
-from ..errors import require_file
+from ..errors import UsageError, require_file
 from .data import (
     infer_class_counts,
     set_datasets,
@@ -14,6 +14,7 @@ from .data import (
     set_modalities,
     use_target_values,
 )
+from .settings_checks import check_settings
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -70,13 +71,27 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_config(path: str) -> Config:
+    """The config of a file.
+
+    Raises:
+        UsageError: If the file is missing, or its code cannot be run.
+    """
+    require_file(path, "config")
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program: it raises anything
+        raise UsageError(
+            f"config {path} cannot be read: {type(error).__name__}: "
+            + " ".join(str(error).split())
+        ) from error
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Reads the config file and merges the options of :func:`add_common_options`."""
-    require_file(args.config, "config")
     os.environ.setdefault("LOCAL_RANK", str(getattr(args, "local_rank", 0)))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config)
+    check_settings(cfg, args.cfg_options)
     if args.data_root is not None:
         set_datasets(cfg, data_root=args.data_root)
     if args.modalities is not None:

@@ -16,6 +16,7 @@ from .. import compat
 from ..engine import BriefRunner
 from ..errors import UsageError, require_file
 from ..models.weights import DOWNLOAD
+from .start import start_errors
 
 AMP_WRAPPERS = {
     "OptimWrapper": "AmpOptimWrapper",
@@ -235,7 +236,12 @@ def dump_predictions(cfg: Config, path: str) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """MMEngine's runner, brief on the terminal, or what ``cfg.runner_type`` names."""
-    if "runner_type" in cfg:
-        return RUNNERS.build(cfg)
-    return BriefRunner.from_cfg(cfg)
+    """MMEngine's runner, brief on the terminal, or what ``cfg.runner_type`` names.
+
+    Raises:
+        UsageError: If its parts cannot be built.
+    """
+    with start_errors():
+        if "runner_type" in cfg:
+            return RUNNERS.build(cfg)
+        return BriefRunner.from_cfg(cfg)

@@ -1,6 +1,7 @@
 """A training loop that a killed run can continue exactly."""
 
 import itertools
+import os
 import random
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         """
         self._check_parts()
         self._check_position()
+        _complete_determinism()
         sampler = self._sampler()
         if hasattr(sampler, "seed"):
             # Resuming without --seed restores the seed after the sampler was built.
@@ -154,6 +156,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         runner: Runner = self.runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         problems = []
+        if self.val_interval < 1:
+            problems.append(
+                f"train_cfg.val_interval={self.val_interval} is not a number of epochs "
+                "between validations: set 1 or more (without validation: "
+                "val_cfg, val_dataloader and val_evaluator None, tools/train.py "
+                "--no-validate)"
+            )
         if hasattr(model, "training_problems"):
             problems += model.training_problems(
                 self.dataloader.dataset, runner.optim_wrapper
@@ -167,6 +176,16 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             )
         if problems:
             raise ValueError("; ".join(problems))
+
+
+def _complete_determinism() -> None:
+    """What ``randomness.deterministic`` of MMEngine leaves out.
+
+    cuBLAS repeats its sums with a workspace of its own only, and torch refuses every
+    matrix product on a GPU until that is set. cuBLAS reads it with the first one.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _fetched(outputs: dict) -> dict:

@@ -2,16 +2,22 @@
 
 The MM-SADA splits are pickles. A pickle is a program: it names Python functions and
 calls them. So they are read by an unpickler that knows the few functions these files
-need and refuses every other one by its name, and are turned into CSV files, which
-``EPICKitchensDataset`` reads.
+need and refuses every other one by its name, and in a process of its own, since a
+damaged file may ask for any amount of memory or crash the libraries that build the
+table. They are turned into CSV files, which ``EPICKitchensDataset`` reads.
 """
 
+import faulthandler
+import json
+import multiprocessing
 import os
 import pickle
+import resource
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +35,12 @@ from ..datasets.epic_splits import (
     read_split,
     write_csv,
 )
+
+MEMORY = 256 << 20
+"""Bytes that reading one file may take; for the largest published one 8 MiB do."""
+
+SECONDS = 30.0
+"""How long it may take; the largest published one takes less than a second."""
 
 SPLIT_NAMES = tuple(f"{domain}_{split}" for domain in PARTICIPANTS for split in SPLITS)
 
@@ -89,34 +101,105 @@ class _SplitUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str | os.PathLike) -> list[EpicSegment]:
-    """Reads and checks one published split file.
+    """Reads and checks one published split file, in a process of its own.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it names anything but tables and arrays (it is not called), is
-            damaged or holds something else, or see :func:`.check_segments`; rows
+            damaged or holds something else, needs more than :data:`MEMORY` bytes or
+            :data:`SECONDS` or crashes its reader, or see :func:`.check_segments`; rows
             count from 0.
     """
+    with open(path, "rb") as file:  # its errors are the caller's
+        size = os.fstat(file.fileno()).st_size
+    if size > MEMORY // 8:
+        raise ValueError(
+            f"{path} is not a split file: it has {size:,} bytes, and the published "
+            "ones less than a million"
+        )
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    # A copy of this process has all imports, and takes milliseconds to make.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
+        child = multiprocessing.get_context("fork").Process(
+            target=_read_confined, args=(path, sender), daemon=True
+        )
+        child.start()
+    sender.close()
+    try:
+        table = receiver.recv_bytes() if receiver.poll(SECONDS) else None
+    except EOFError:
+        table = b""
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+    again = "Fetch it again from its publisher"
+    if table is None:
+        raise ValueError(
+            f"{path} is damaged: it was not read within {SECONDS} s. {again}"
+        )
+    if not table:
+        raise ValueError(
+            f"{path} is damaged: the process that read it died (a crash, or more than "
+            f"{MEMORY >> 20} MiB). {again}"
+        )
+    answer = json.loads(table)
+    if "error" in answer:
+        raise ValueError(" ".join(answer["error"].split()))
+    return _segments(answer, path)
+
+
+def _segments(answer: dict[str, list], path: str | os.PathLike) -> list[EpicSegment]:
+    table = pd.DataFrame(answer["rows"], columns=answer["columns"], dtype=str)
+    table.index = [f"row {number}" for number in range(len(table))]
+    return check_segments(table, path)
+
+
+def _read_confined(path: str | os.PathLike, sender: Connection) -> None:
+    """Sends the table as JSON text; dies of what goes beyond the limits."""
+    # What a crash would print is of no use to anyone.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    faulthandler.disable()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS) + 1, int(SECONDS) + 1))
+    try:
+        answer = _table(path)
+    except ValueError as error:
+        answer = dict(error=str(error))
+    sender.send_bytes(json.dumps(answer).encode())
+    sender.close()
+    os._exit(0)  # a damaged table may crash when it is taken apart
+
+
+def _table(path: str | os.PathLike) -> dict[str, list]:
+    """The file's columns and rows as text."""
+    again = "Fetch it again from its publisher"
     with open(path, "rb") as file, warnings.catch_warnings():
         # pandas would announce that it reads an old format.
         warnings.simplefilter("ignore")
         try:
             table = _SplitUnpickler(file).load()
+        except _RefusedError as error:
+            raise ValueError(f"{path} is refused: {error}. {again}") from error
         except Exception as error:  # a damaged pickle raises anything
-            refused = isinstance(error, _RefusedError)
-            reason = error if refused else f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"{path} is {'refused' if refused else 'damaged'}: {reason}. Fetch it "
-                "again from its publisher"
+                f"{path} is damaged: {type(error).__name__}: {error}. {again}"
             ) from error
-    if not isinstance(table, pd.DataFrame):
-        raise ValueError(
-            f"{path} holds a {type(table).__name__}; expected a pandas DataFrame"
-        )
-    table = table.astype(object).where(table.notna(), "").astype(str)
-    table.columns = table.columns.astype(str)
-    table.index = [f"row {number}" for number in range(len(table))]
-    return check_segments(table, path)
+        if not isinstance(table, pd.DataFrame):
+            raise ValueError(
+                f"{path} holds a {type(table).__name__}; expected a pandas DataFrame"
+            )
+        try:
+            table = table.astype(object).where(table.notna(), "").astype(str)
+            columns = table.columns.astype(str).tolist()
+            return dict(columns=columns, rows=table.to_numpy().tolist())
+        except Exception as error:  # a table of another shape than it says
+            raise ValueError(
+                f"{path} is damaged: {type(error).__name__}: {error}. {again}"
+            ) from error
 
 
 def read_splits(

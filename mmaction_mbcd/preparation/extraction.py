@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import progress
-from ..errors import UsageError
+from ..errors import Terminated, UsageError, sigterm_raises
 from ..parallel import run_parallel
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -35,7 +34,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 MADE, THERE, NOTHING, FAILED = "made", "already there", "nothing to write", "failed"
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit code after Ctrl-C or SIGTERM."""
+"""The exit code after Ctrl-C; after SIGTERM it is 128 + SIGTERM."""
 
 
 _NEW, _OLD = ".part", ".old.part"  # outputs being written, and being replaced
@@ -309,8 +308,8 @@ def extract(
         _print_counts(f"{show(out)}: dry run, nothing written", counts)
         return 0
 
-    interrupted = False
-    with _claim(settings_file, extraction.name) as file, _sigterm_as_interrupt():
+    interrupted = 0
+    with _claim(settings_file, extraction.name) as file, sigterm_raises():
         if not overwrite:
             _check_settings(settings_file, plans, extraction)
         try:
@@ -322,11 +321,13 @@ def extract(
             for result in _convert(extraction, todo, workers):
                 results.append(result)  # one by one: an interruption keeps them
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted = INTERRUPTED
+        except Terminated:
+            interrupted = 128 + signal.SIGTERM
     _report(out, extraction, results, not_reached=len(plans) - len(results))
     if interrupted:
         print("Interrupted. The same command goes on from here.")
-        return INTERRUPTED
+        return interrupted
     return int(any(result.status == FAILED for result in results))
 
 
@@ -410,19 +411,6 @@ def _check_settings(
         f"{show(path)} says that this folder was filled with other settings "
         f"({differences}); name another folder, or replace all with --overwrite"
     )
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM, as batch systems send it, ends a run as tidily as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print_counts(title: str, counts: dict[str, int]) -> None:

@@ -246,7 +246,8 @@ def test_interruption_is_prompt_tidy_and_continued(out, videos, number, capsys):
     thread = threading.Thread(target=interrupt)
     thread.start()
     before = signal.getsignal(signal.SIGTERM)
-    assert extract(folder, out, Faulty(), workers=2) == INTERRUPTED == 130
+    assert extract(folder, out, Faulty(), workers=2) == 128 + number
+    assert INTERRUPTED == 130
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
     assert stopped_within(2, pids) and multiprocessing.active_children() == []

@@ -17,6 +17,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +31,7 @@ from mmaction_mbcd.datasets.synth import (
     SynthConfig,
     generate,
 )
+from mmaction_mbcd.errors import one_line_errors
 
 HELP = dict(
     seed="of everything",
@@ -107,14 +110,15 @@ def main(argv: list[str] | None = None) -> int:
     # The file holds a plain name where there is one target, like the default.
     target = args.pop("target")
     config = SynthConfig(target=target[0] if len(target) == 1 else target, **args)
-    try:
-        was_there = (out / META_FILE).exists() and not overwrite
-        start = time.perf_counter()
-        meta = generate(out, config, workers, overwrite, progress=not quiet)
-        seconds = 0.0 if was_there else time.perf_counter() - start
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with one_line_errors():
+        try:
+            was_there = (out / META_FILE).exists() and not overwrite
+            start = time.perf_counter()
+            meta = generate(out, config, workers, overwrite, progress=not quiet)
+            seconds = 0.0 if was_there else time.perf_counter() - start
+        except (ValueError, OSError, RuntimeError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     Console().print(summary(meta, out, seconds))
     return 0
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from huggingface_hub.utils import disable_progress_bars, logging, tqdm
 from rich.filesize import decimal
@@ -122,11 +123,20 @@ def _dry_run(todo: Sequence[File], workers: int) -> int:
     return code
 
 
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C ends the process: threads that wait for a server would go on.
+
+    As after a kill, what is complete stays, and the next run goes on with the parts.
+    """
+    print("\ninterrupted; the same command goes on with the parts", file=sys.stderr)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """Runs a tool: its code, 1 if something could not be had, 2 if it was misused."""
-    # Ctrl-C ends the process at once: threads that wait for a server would go on. As
-    # after a kill, what is complete stays, and the next run goes on with the parts.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, _end_at_once) for number in numbers]
     try:
         return command()
     except DownloadError as error:
@@ -136,4 +146,5 @@ def exit_code(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -17,6 +17,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from rich import box
 from rich.console import Console
@@ -28,6 +30,7 @@ from mmaction_mbcd.datasets.epic_splits import (
     SPLITS,
     EpicSegment,
 )
+from mmaction_mbcd.errors import one_line_errors
 from mmaction_mbcd.preparation.epic_splits import convert, read_splits
 
 
@@ -71,13 +74,14 @@ def summary(splits: dict[str, list[EpicSegment]], title: str) -> Table:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, or 2 after an error of the caller's."""
     args = parse_args(argv)
-    try:
-        splits = read_splits(args.in_dir)
-        if not args.dry_run:
-            convert(splits, args.out_dir)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with one_line_errors():
+        try:
+            splits = read_splits(args.in_dir)
+            if not args.dry_run:
+                convert(splits, args.out_dir)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     done = "dry run, nothing written" if args.dry_run else f"{len(splits)} CSV files"
     Console().print(summary(splits, f"{args.out_dir}: {done}"))
     return 0

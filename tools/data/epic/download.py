@@ -27,6 +27,8 @@ try:
     import mmaction_mbcd  # noqa: F401  first: it repairs MMAction2
 except ModuleNotFoundError as error:  # outside the environment
     sys.exit(f"{error}: run `make setup` once, then `source .venv/bin/activate`")
+except KeyboardInterrupt:  # the import takes seconds
+    sys.exit(130)
 
 from mmaction_mbcd.datasets.epic_splits import PARTICIPANTS
 from mmaction_mbcd.preparation.downloads.epic import (

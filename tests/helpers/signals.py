@@ -1,0 +1,20 @@
+"""What runs in processes that a test sends signals to."""
+
+import os
+import signal
+import time
+
+from helpers.forked import _run
+
+
+def in_a_group_of_its_own(*args):
+    """A script whose process group is its own, with Ctrl-C as in a terminal."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _run(*args)
+
+
+def stop(number, *args, **kwargs):
+    """Sends itself a signal, and works on."""
+    os.kill(os.getpid(), number)
+    time.sleep(10)
