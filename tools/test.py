@@ -39,6 +39,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="test on the held-out split of the source domains, not on the target",
     )
     parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="test with what fits of a checkpoint that does not fit the model; the "
+        "rest stays random, and the results say so",
+    )
+    parser.add_argument(
         "--out", metavar="JSON", help="write metrics, seed and sample counts here"
     )
     parser.add_argument(
@@ -53,6 +59,7 @@ def build_config(args: argparse.Namespace):
     cli.require_file(args.checkpoint, "checkpoint")
     cli.set_work_dir(cfg, args.config, args.work_dir)
     cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.allow_partial = args.allow_partial
     if args.weights:
         cli.choose_weights(cfg, args.weights)
     if args.in_domain:
@@ -82,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
                 checkpoint=args.checkpoint,
                 weights=cli.chosen_weights(cfg),
                 in_domain=args.in_domain,
+                allow_partial=args.allow_partial,
                 **meta.facts,
             )
     return metrics

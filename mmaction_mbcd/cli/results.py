@@ -30,15 +30,28 @@ def announce_checkpoints(runner: Runner) -> None:
 
 
 class CheckpointMeta(Hook):
-    """Keeps what the loaded checkpoint says about the run that wrote it."""
+    """Keeps what the loaded checkpoint says about the run that wrote it.
+
+    Attributes:
+        facts: ``seed``, ``epoch`` and ``iter``; ``experiment`` (method, dataset,
+            sources, target, modalities, classes); and ``weights_loaded``, how many
+            weights matched, were missing, unexpected or of another shape. None where
+            the checkpoint does not say.
+    """
+
+    priority = "LOWEST"  # behind the hook that compares the weights
 
     def __init__(self) -> None:
         self.facts: dict[str, object] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Notes seed, epoch and iteration, where the checkpoint has them."""
+        """Notes them."""
         meta = checkpoint.get("meta") or {}
-        self.facts = {name: meta.get(name) for name in ("seed", "epoch", "iter")}
+        names = ("seed", "epoch", "iter", "experiment")
+        self.facts = {name: meta.get(name) for name in names}
+        fits = [getattr(hook, "loaded", None) for hook in runner.hooks]
+        counts = [fit.counts for fit in fits if fit is not None]
+        self.facts["weights_loaded"] = counts[0] if counts else None
 
 
 def _plain(value: object) -> object:

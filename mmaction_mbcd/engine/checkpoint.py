@@ -244,7 +244,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts <= 0:  # all, but for those that time wrote
             timed = [each for each in dropped if each.startswith("timed")]
             dropped, rest = timed, [each for each in kept if each not in timed]
-        info[_KEPT] = rest
+        runner.message_hub.update_info(_KEPT, rest)
         for each in dropped if is_main_process() else ():
             if osp.isfile(path := osp.join(self.out_dir, each)):
                 self.file_backend.remove(path)

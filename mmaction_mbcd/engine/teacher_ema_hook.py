@@ -11,6 +11,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
+from ..errors import CheckpointError
+
 _HOLDS = "state_dict_holds"
 
 
@@ -300,9 +302,10 @@ class TeacherEMAHook(EMAHook):
         evaluated; resuming and testing restore both models.
 
         Raises:
-            ValueError: If the averaged weights do not fit the model.
+            CheckpointError: If the averaged weights do not fit the model.
         """
         training = isinstance(runner._train_loop, BaseLoop)
+        partial = bool(runner.cfg.get("allow_partial"))
         averaged = checkpoint.get("ema_state_dict")
         self._has_both = training or averaged is not None
         # A file of bare weights is a state dict itself.
@@ -315,9 +318,8 @@ class TeacherEMAHook(EMAHook):
                 level=logging.WARNING,
             )
             if not training:
-                self._load_teacher(
-                    {f"module.{k}": v for k, v in weights.items()}, "weights"
-                )
+                own = {f"module.{k}": v for k, v in weights.items()}
+                self._load_teacher(own, "weights", partial)
             return
         if training and not runner._resume:
             return
@@ -325,22 +327,22 @@ class TeacherEMAHook(EMAHook):
         checkpoint["state_dict"] = copy.copy(weights)
         if checkpoint.get("meta", {}).get(_HOLDS, "teacher") == "teacher":
             self._swap_ema_state_dict(checkpoint)
-        self._load_teacher(averaged, "averaged weights (ema_state_dict)")
+        what = "averaged weights (ema_state_dict)"
+        self._load_teacher(averaged, what, partial and not training)
         self._resumed = training
 
-    def _load_teacher(self, state: dict[str, Tensor], what: str) -> None:
+    def _load_teacher(self, state: dict[str, Tensor], what: str, partial: bool) -> None:
         own = self.ema_model.state_dict()
         wanted = {f"module.{name}" for name in self.ema_model.avg_parameters}
         missing = sorted(wanted - state.keys())
         wrong = sorted(
             key for key in wanted & state.keys() if own[key].shape != state[key].shape
         )
-        if missing or wrong:
-            raise ValueError(
+        if (missing or wrong) and not partial:
+            raise CheckpointError(
                 f"the checkpoint's {what} are of another "
                 f"model: {len(missing)} missing, e.g. {missing[:3]}; {len(wrong)} of "
                 f"another shape, e.g. {wrong[:3]}. Use the config it was trained with"
             )
-        self.ema_model.load_state_dict(
-            {key: value for key, value in state.items() if key in own}, strict=False
-        )
+        fits = {k: v for k, v in state.items() if k in own and k not in wrong}
+        self.ema_model.load_state_dict(fits, strict=False)
