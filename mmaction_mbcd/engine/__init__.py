@@ -2,7 +2,8 @@
 
 from .buffer_hook import AverageBatchNormHook
 from .checkpoint import AtomicLocalBackend, ResumableCheckpointHook
-from .loops import ResumableTrainLoop
+from .data_faults import DataWorkerError, TooManySkippedError
+from .loops import ResumableTrainLoop, WatchfulTestLoop, WatchfulValLoop
 from .optim_wrapper import AmpMBCDOptimWrapper, InnerStepMixin, MBCDOptimWrapper
 from .run_report import BriefRunner, RunReportHook
 from .teacher_ema_hook import TeacherEMAHook
@@ -12,10 +13,14 @@ __all__ = [
     "AtomicLocalBackend",
     "AverageBatchNormHook",
     "BriefRunner",
+    "DataWorkerError",
     "InnerStepMixin",
     "MBCDOptimWrapper",
     "ResumableCheckpointHook",
     "ResumableTrainLoop",
     "RunReportHook",
     "TeacherEMAHook",
+    "TooManySkippedError",
+    "WatchfulTestLoop",
+    "WatchfulValLoop",
 ]

@@ -1,0 +1,172 @@
+"""Faults of the data that only the process that trains or evaluates can see.
+
+A data worker cannot say that it was killed, and none of them knows how many samples
+the others have skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
+
+from ..datasets import MultiModalDataset
+from ..errors import DataError
+
+FEWEST_SKIPPED = 3
+"""Skipped samples that never stop a run unless there are as many, or no others."""
+
+_EXAMPLES = 3  # of each kind that an error lists
+_DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
+_SIGNAL = re.compile(r"killed by signal: (.+?)\.? *$", re.MULTILINE)
+
+
+class DataWorkerError(DataError, RuntimeError):
+    """A data worker died, or was ended because a sample took too long."""
+
+
+class TooManySkippedError(DataError, RuntimeError):
+    """More samples cannot be read than the dataset's ``max_skipped`` admits."""
+
+
+def innermost(dataset: Dataset) -> Iterator[MultiModalDataset]:
+    """This package's datasets inside any ConcatDataset or RepeatDataset."""
+    if isinstance(dataset, MultiModalDataset):
+        yield dataset
+    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    for each in inner:
+        if each is not None:
+            yield from innermost(each)
+
+
+# --------------------------------------------------------------------------------
+# Workers that die
+
+
+def _loaders(runner: Runner) -> Iterator[DataLoader]:
+    """The loaders that have been built; each may have workers that stay."""
+    for name in ("_train_loop", "_val_loop", "_test_loop"):
+        loader = getattr(getattr(runner, name, None), "dataloader", None)
+        if loader is not None:
+            yield loader
+
+
+@contextmanager
+def naming_dead_workers(runner: Runner) -> Iterator[None]:
+    """Says which sample a data worker was reading when it died.
+
+    Raises:
+        DataWorkerError: In place of PyTorch's error, which names a process.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        dead = _DEAD.search(str(error))
+        if dead is None or isinstance(error, DataError):
+            raise
+        datasets = [d for loader in _loaders(runner) for d in innermost(loader.dataset)]
+        pids = [int(pid) for pid in dead[1].split(",")]
+        signal = _SIGNAL.search(str(error))
+        how = f"was killed by signal {signal[1]}" if signal else "ended unexpectedly"
+        lines = [line for pid in pids for line in _last_words(pid, how, datasets)]
+        raise DataWorkerError("; ".join(lines)) from error
+
+
+def _last_words(pid: int, how: str, datasets: list[MultiModalDataset]) -> Iterator[str]:
+    for dataset in datasets:
+        held = dataset.describe_reading(pid)
+        if held is None:
+            continue
+        sample, seconds = held
+        limit = dataset.read_timeout
+        if limit is not None and seconds >= limit:
+            yield (
+                f"reading {sample} was not finished within {limit:g} s, and the data "
+                "worker was ended. Fetch or encode the file again, leave its row out "
+                "of the split file, or raise read_timeout of the dataset"
+            )
+        else:
+            yield (
+                f"data worker {pid} {how} while it was reading {sample}. If that file "
+                "makes the decoder crash (tools/data/check.py finds out), fetch or "
+                "encode it again; if memory ran out, use fewer num_workers"
+            )
+        return
+    yield (
+        f"data worker {pid} {how}, and was reading no sample. If memory ran out, use "
+        "fewer num_workers or a smaller batch_size"
+    )
+
+
+# --------------------------------------------------------------------------------
+# Samples that are skipped
+
+
+class SkippedSamples:
+    """Counts what ``on_error='skip'`` leaves out of one pass over a loader.
+
+    Each process counts its own samples and decides alone: it waits for no other one,
+    and where one stops the launcher ends the rest.
+
+    Args:
+        loader: Whose datasets' largest ``max_skipped`` holds.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        shares = [dataset.max_skipped for dataset in innermost(loader.dataset)]
+        self.share = max(shares, default=1.0)
+        sampler = getattr(loader, "sampler", loader.dataset)
+        self.total = len(sampler)
+        self.seen = 0
+        self.reasons: dict[str, dict[str, str]] = defaultdict(dict)
+        self.count = 0
+
+    def add(self, data_batch: object) -> None:
+        """Counts a batch.
+
+        Raises:
+            TooManySkippedError: If there are more than the share, and at least
+                :data:`FEWEST_SKIPPED`.
+        """
+        samples = (
+            data_batch.get("data_samples") if isinstance(data_batch, Mapping) else ()
+        )
+        for sample in samples or ():
+            if sample.get("view", 0):
+                continue  # the same clip again
+            self.seen += 1
+            if reason := sample.get("skipped", ""):
+                self.count += 1
+                kind = sample.get("fault", "") or "unreadable"
+                self.reasons[kind][sample.get("sample_id", "?")] = reason
+        if self.count >= FEWEST_SKIPPED and self.count > self.share * self.total:
+            raise TooManySkippedError(
+                f"{self.count} of {self.total} samples cannot be read, and "
+                f"max_skipped={self.share:g} of the dataset admits "
+                f"{self.share:.3g} of them: " + self._list()
+            )
+
+    def finish(self) -> None:
+        """Ends the pass.
+
+        Raises:
+            TooManySkippedError: If no sample could be read.
+        """
+        if self.seen and self.count == self.seen:
+            raise TooManySkippedError(
+                f"none of the {self.seen} samples could be read: " + self._list()
+            )
+
+    def _list(self) -> str:
+        """Every kind with its number and the first few."""
+        parts = []
+        for kind, reasons in self.reasons.items():
+            shown = list(reasons.values())[:_EXAMPLES]
+            more = len(reasons) - len(shown)
+            rest = f"; and {more} more" if more else ""
+            parts.append(f"{kind}: {len(reasons)}\n    " + "\n    ".join(shown) + rest)
+        return "".join(f"\n  {part}" for part in parts)
