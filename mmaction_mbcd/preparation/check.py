@@ -18,8 +18,8 @@ crash        the decoder killed its process
 
 What stops a training is a problem here, and what it admits is not: docs/data.md has the
 table. A missing or silent modality is admitted where it is one of
-``optional_modalities``, unless no clip of a domain and split has it. That a modality ends
-early is a note.
+``optional_modalities``, unless no clip of a domain and split has it. That a modality
+ends early is a note.
 """
 
 import csv
