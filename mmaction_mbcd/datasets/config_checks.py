@@ -100,6 +100,12 @@ def _domain_problems(
                     f"unknown domain {domain!r} in {kind}; known are {list(domains)}"
                 )
         yield from _repeated(dataset, kind)
+    for domain in dict.fromkeys((*dataset.sources, *dataset.targets)):
+        if domain in dataset.modalities:
+            yield (
+                f"{domain!r} names a domain and a modality, whose accuracies would "
+                "have one name (source/video/top1): rename the domain"
+            )
     for domain in dataset.targets:
         if domain in dataset.sources:
             yield (

@@ -11,8 +11,9 @@ from mmaction.structures import ActionDataSample
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from ..errors import AnnotationError, DataError, MissingFileError
 from .config_checks import check_order, refuse_wrong_config
+from .durations import ending_early, seconds_of
+from .errors import AnnotationError, DataError, MissingFileError
 from .presence import (
     Presence,
     count_presence,
@@ -26,6 +27,9 @@ from .seeding import seeded
 from .transforms import MissingModalityError, UnreadableMediaError
 
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
+
+MENTIONED = 3
+"""Samples with an early end that a process mentions."""
 
 # The row keys that every modality's pipeline does not get as they are.
 _RESERVED = ("files", "extras", "role", "domain_index")
@@ -193,6 +197,7 @@ class MultiModalDataset(BaseDataset):
         self.sampling = sampling
         self._notes = ReadingNotes()
         self._warned: set[int] = set()
+        self._mentioned: set[int] = set()
 
         refuse_wrong_config(
             self, pipelines, domains, named=sources is not None or bool(self.targets),
@@ -271,20 +276,50 @@ class MultiModalDataset(BaseDataset):
                 dict(row, domain=domain, role=role, domain_index=index) for row in rows
             ]
             self.presence += count_presence(rows, domain, split, self.modalities)
+        if self.use == "train":
+            self._report_unseen_classes({row["label"] for row in data})
         if self._refuse_absent:
             name = type(self).__name__
             refuse_absence(name, self.presence, self.modalities, self.absent_ok)
             report_absence(name, self.presence, self.absent_warning)
         return data
 
+    def _report_unseen_classes(self, trained: set[int]) -> None:
+        """Says which classes the target has and no source: they are never predicted."""
+        only: dict[int, int] = Counter()
+        for domain in self.targets:
+            for split in SPLITS[self.eval_split]:
+                try:
+                    rows = self.rows(domain, split)
+                except (ValueError, OSError):
+                    continue  # the target's files are the test's affair
+                only.update(r["label"] for r in rows if r["label"] not in trained)
+        if only:
+            classes = self._metainfo["classes"]
+            named = ", ".join(f"{classes[i]!r} ({n} clips)" for i, n in only.items())
+            print_log(
+                f"{type(self).__name__}: the target has classes that no training clip "
+                f"of {list(self.sources)} has, and that are counted as errors: {named}",
+                logger="current",
+                level=logging.WARNING,
+            )
+
     def _without_overlap(self, rows: list[dict], role: str, domain: str) -> list[dict]:
         """Reports train rows that stand in the test split too; drops them if asked."""
         try:
-            tested = {row["sample_id"] for row in self.rows(domain, "test")}
+            tested = {r["sample_id"]: r["label"] for r in self.rows(domain, "test")}
         except FileNotFoundError:
             if self.overlap == "drop":
                 raise
             return rows
+        for row in rows:
+            other = tested.get(row["sample_id"], row["label"])
+            if other != row["label"]:
+                raise AnnotationError(
+                    f"the clip {row['sample_id']!r} has the label {row['label']} in "
+                    f"{self.annotation_file(domain, 'train')}, and {other} in "
+                    f"{self.annotation_file(domain, 'test')}; a clip has one"
+                )
         rest = [row for row in rows if row["sample_id"] not in tested]
         if len(rest) < len(rows):
             kept = {
@@ -451,7 +486,23 @@ class MultiModalDataset(BaseDataset):
                 f"{list(self.modalities)} ({'; '.join(reasons)}): there is nothing to "
                 "recognize it by. Leave it out of the split file"
             )
+        self._mention_early_ends(row, finished)
         return inputs, present
+
+    def _mention_early_ends(self, row: dict, finished: Mapping[str, dict]) -> None:
+        """Logs what is admitted, for a few samples of each process."""
+        done = len(self._mentioned) >= MENTIONED
+        if done or row["sample_idx"] in self._mentioned:
+            return
+        lengths = {m: seconds_of(results) for m, results in finished.items()}
+        for modality, missing in ending_early(lengths):
+            self._mentioned.add(row["sample_idx"])
+            print_log(
+                f"sample {row['sample_id']!r}: {modality} ends {missing:.1f} s before "
+                "another modality (tools/data/check.py lists all such clips)",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def _load(self, row: dict, modality: str, finished: dict[str, dict]) -> dict:
         """Runs one modality's pipeline."""

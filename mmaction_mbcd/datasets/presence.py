@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from mmengine.logging import print_log
 
-from ..errors import DataError
+from .errors import DataError
 
 
 class AbsentModalityError(DataError, ValueError):

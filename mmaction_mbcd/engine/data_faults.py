@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from mmaction.registry import DATASETS
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..datasets import MultiModalDataset
-from ..errors import DataError
+from ..data_errors import DataError
+from ..datasets import AbsentModalityError, MultiModalDataset
 
 FEWEST_SKIPPED = 3
 """Skipped samples that never stop a run unless there are as many, or no others."""
@@ -43,6 +45,31 @@ def innermost(dataset: Dataset) -> Iterator[MultiModalDataset]:
             yield from innermost(each)
 
 
+def absence_in_test(runner: Runner) -> list[str]:
+    """Modalities that no test clip has: said before the training, not behind it.
+
+    Test data that are not there yet, or that cannot be read for another reason, are the
+    test's affair.
+    """
+    loader = runner._test_dataloader
+    settings = loader.get("dataset") if isinstance(loader, Mapping) else None
+    kind = settings.get("type") if isinstance(settings, Mapping) else None
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, MultiModalDataset)):
+        return []
+    muted = MMLogger.get_current_instance()
+    before, muted.disabled = muted.disabled, True  # the test will say it
+    try:
+        DATASETS.build(settings)
+    except AbsentModalityError as error:
+        return [f"test_dataloader: {error}"]
+    except (DataError, ValueError, OSError):
+        pass
+    finally:
+        muted.disabled = before
+    return []
+
+
 # --------------------------------------------------------------------------------
 # Workers that die
 
@@ -66,7 +93,9 @@ def naming_dead_workers(runner: Runner) -> Iterator[None]:
         yield
     except RuntimeError as error:
         dead = _DEAD.search(str(error))
-        if dead is None or isinstance(error, DataError):
+        # Whoever terminates the workers terminates the run.
+        ended = dead is None or "signal: Terminated" in str(error)
+        if ended or isinstance(error, DataError):
             raise
         datasets = [d for loader in _loaders(runner) for d in innermost(loader.dataset)]
         pids = [int(pid) for pid in dead[1].split(",")]

@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..datasets.seeding import derive_seed
-from .data_faults import SkippedSamples, naming_dead_workers
+from .data_faults import SkippedSamples, absence_in_test, naming_dead_workers
 
 _VALIDATED = "resume_validated_epoch"
 _BATCHES = "resume_batches_per_epoch"
@@ -176,6 +176,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"{self.dataloader.drop_last}: lower batch_size or set "
                 "drop_last=False"
             )
+        problems += absence_in_test(runner)
         if problems:
             raise ValueError("; ".join(problems))
 

@@ -45,6 +45,7 @@ from rich.table import Table
 from ..cli.data import SPLITS, described_domains, first_dataset
 from ..cli.run import weights_problem
 from ..datasets import MultiModalDataset, UnreadableMediaError
+from ..datasets.durations import EARLY, ending_early, seconds_of
 from ..datasets.presence import absence_lines, is_there, unadmitted
 from ..errors import UsageError
 from ..parallel import WorkerDiedError, WorkerTimeoutError, run_parallel
@@ -63,7 +64,6 @@ SHOWN = 20
 
 _SECONDS = 300.0  # one modality of one clip may take this long
 _MEMORY = 128 << 20  # bytes of frames that are decoded at once
-_EARLY = 0.5  # s that a modality may end before another one without a note
 
 
 # --------------------------------------------------------------------------------
@@ -84,11 +84,6 @@ class DecodeAll:
 
     def __call__(self, results: dict) -> dict:
         """Decodes in pieces, since a clip may be long."""
-        readers = results.get("video_reader")
-        lengths = sorted(map(len, readers)) if isinstance(readers, tuple) else [0]
-        if lengths[-1] - lengths[0] > 1:
-            reason = f"its components have {lengths[0]} and {lengths[-1]} frames"
-            raise UnreadableMediaError.of(results, reason)
         first, total = results["start_index"], results["total_frames"]
         if "decode_shift" in results:  # the published loaders reach all of the file
             first, total = 0, results["decode_shift"][1]
@@ -115,24 +110,21 @@ class DecodeAll:
         raise ValueError("no transform behind the sampler leaves imgs")
 
 
-def leave_seconds(results: dict, limit: float = math.inf) -> dict:
+def leave_seconds(results: dict) -> dict:
     """Leaves the clip's length as what the pipeline made; NaN where it is not known."""
-    fps = results.get("avg_fps")
-    seconds = results.get("total_frames", 0) / fps if fps else math.nan
-    if "audio_span" in results:
-        seconds = results["audio_span"][1] - results["audio_span"][0]
-    # Sound that is cut at a limit does not tell where its file ends.
-    return dict(results, imgs=np.array([math.nan if seconds > limit else seconds]))
+    return dict(results, imgs=np.array([seconds_of(results)]))
 
 
 def read_whole(transforms: Sequence[Callable], quick: bool) -> list[Callable]:
     """The pipeline that reads all of a clip and leaves its length."""
-    limits = [getattr(step, "max_seconds", None) or math.inf for step in transforms]
-    end = functools.partial(leave_seconds, limit=min(limits, default=math.inf) - 0.1)
     for place, step in enumerate(transforms):
         if isinstance(step, SampleFrames):
-            return [*transforms[:place], DecodeAll(transforms[place + 1 :], quick), end]
-    return [*transforms, end]
+            return [
+                *transforms[:place],
+                DecodeAll(transforms[place + 1 :], quick),
+                leave_seconds,
+            ]
+    return [*transforms, leave_seconds]
 
 
 class Item(NamedTuple):
@@ -350,13 +342,13 @@ def findings_of(row: Row, readings: Mapping[Item, Reading]) -> Iterator[Finding]
     own = {modality: readings[item] for modality, item in row.items.items()}
     # Without any modality there is nothing to recognize a clip by.
     nothing = all(reading.kind in ABSENT for reading in own.values())
-    end = max((r.seconds for r in own.values() if r.seconds > 0), default=0.0)
-    for modality, (kind, file, reason, seconds) in own.items():
+    early = dict(ending_early({m: reading.seconds for m, reading in own.items()}))
+    for modality, (kind, file, reason, _) in own.items():
         if kind in ABSENT and modality in row.optional and not nothing:
             kind = "admitted"
-        if not kind and seconds < end - _EARLY:
+        if not kind and modality in early:
             kind, file = "note", row.items[modality].files[0]
-            reason = f"it ends {end - seconds:.1f} s before another modality"
+            reason = f"it ends {early[modality]:.1f} s before another modality"
         if kind:
             clip = row.group[0], row.label, row.sample_id
             yield Finding(*clip, modality, kind, file, reason)
@@ -395,7 +387,7 @@ def summary(
     notes = Counter(finding.modality for finding in findings if finding.kind == "note")
     for modality, count in notes.items():
         yield (
-            f"{modality}: {count} clips end more than {_EARLY:g} s before another "
+            f"{modality}: {count} clips end more than {EARLY:g} s before another "
             "modality"
         )
     problems = [finding for finding in findings if finding.kind in KINDS]

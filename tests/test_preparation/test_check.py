@@ -501,9 +501,10 @@ def test_sound(tmp_path):
     assert reading("audio", path).kind == "damaged"
     path = str(tmp_path / "a.wav")
     media.write_wav(path, media.tone(12.0))
-    for stop, seconds in ((9.0, 8.0), (11.5, np.nan)):  # cut after ten seconds
+    # Ten seconds are read; how much there is of the segment is known all the same.
+    for stop, seconds in ((9.0, 8.0), (11.5, 10.5), (20.0, 11.0)):
         found = reading("audio", path, pipeline=SEGMENT, start=1.0, stop=stop)
-        np.testing.assert_equal((found.kind, found.seconds), ("", seconds))
+        assert (found.kind, found.seconds) == ("", seconds)
     # -80.1 dB is less than the pipeline's threshold.
     for decibels, kind in ((-79.9, ""), (-80.1, "silent")):
         media.write_wav(path, np.full(999, 10 ** (decibels / 20)), subtype="FLOAT")

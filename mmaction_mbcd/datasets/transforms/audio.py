@@ -48,7 +48,8 @@ class LoadWaveform(BaseTransform):
 
     Required keys: filename; for ``span='frames'`` the sampled frames of another
     modality, for ``'segment'`` the row's ``start`` and ``stop`` (s). Added: audios
-    ``(samples,)`` float32, sample_rate (Hz), audio_span (s).
+    ``(samples,)`` float32, sample_rate (Hz), audio_span (s), recorded: how much of the
+    file, or of the segment, there is (s), read or not.
 
     Args:
         sample_rate: Rate of the result in Hz.
@@ -123,6 +124,7 @@ class LoadWaveform(BaseTransform):
         """
         path = results["filename"]
         start, stop = self._seconds(results)
+        end = results["stop"] if self.span == "segment" else math.inf
         try:
             # A sound file may be longer than what is read of it.
             check_file(path, max_bytes=None)
@@ -170,6 +172,8 @@ class LoadWaveform(BaseTransform):
         results["audios"] = waveform
         results["sample_rate"] = self.sample_rate
         results["audio_span"] = (first / rate, last / rate)
+        begin = start if self.span == "segment" else 0.0
+        results["recorded"] = min(end, length / rate) - begin
         return results
 
 

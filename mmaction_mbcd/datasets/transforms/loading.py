@@ -7,7 +7,7 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit, SampleFrames
 from mmaction.registry import TRANSFORMS
 from mmengine import fileio
 
-from ...errors import DataError
+from ..errors import DataError
 from .limits import check_file
 from .readers import READERS, PyAVReader, Reader, open_reader, read_frames
 
