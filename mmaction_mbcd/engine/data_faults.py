@@ -16,8 +16,8 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
-from ..data_errors import DataError
 from ..datasets import AbsentModalityError, MultiModalDataset
+from ..datasets.errors import DataError
 
 FEWEST_SKIPPED = 3
 """Skipped samples that never stop a run unless there are as many, or no others."""
@@ -92,14 +92,16 @@ def naming_dead_workers(runner: Runner) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        dead = _DEAD.search(str(error))
+        # The loader's own error has the one with the signal as its cause.
+        text = f"{error}\n{error.__cause__ or ''}"
+        dead = _DEAD.search(text)
         # Whoever terminates the workers terminates the run.
-        ended = dead is None or "signal: Terminated" in str(error)
+        ended = dead is None or "signal: Terminated" in text
         if ended or isinstance(error, DataError):
             raise
         datasets = [d for loader in _loaders(runner) for d in innermost(loader.dataset)]
         pids = [int(pid) for pid in dead[1].split(",")]
-        signal = _SIGNAL.search(str(error))
+        signal = _SIGNAL.search(text)
         how = f"was killed by signal {signal[1]}" if signal else "ended unexpectedly"
         lines = [line for pid in pids for line in _last_words(pid, how, datasets)]
         raise DataWorkerError("; ".join(lines)) from error

@@ -580,10 +580,10 @@ def test_overlap(root):
 
 def test_overlap_is_reported(root, said):
     build(root, sources="human", target="animal")
-    assert not said
+    said.clear()
     shared_clip(root)
     build(root, sources="human", target="animal")
-    (text,) = said
+    (text,) = (text for text in said if "target has classes" not in text)
     assert "1 of the 2 train clips of 'human' stand in its test split too" in text
 
 

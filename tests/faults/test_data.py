@@ -1,0 +1,257 @@
+"""Data that hang, kill, or cannot be read end a run with the sample's name."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmaction.registry import DATASETS, TRANSFORMS
+from mmaction.structures import ActionDataSample
+from mmengine.config import Config
+
+from helpers.listed import ListedDataset
+from mmaction_mbcd.datasets import MissingModalityError, UnreadableMediaError
+from mmaction_mbcd.engine import DataWorkerError, TooManySkippedError
+from mmaction_mbcd.engine.data_faults import SkippedSamples
+from toy_runner import QuickRunner, stop_workers, toy_run
+
+
+@DATASETS.register_module(force=True)
+class ToyClips(ListedDataset):
+    """Clips of numbers, whose files' names say how reading them goes."""
+
+    METAINFO = dict(classes=("a", "b", "c"), domains=("d",))
+    PLACEHOLDERS = {
+        "RGB": ((2, 3), torch.float32),
+        "Audio": ((3, 3), torch.float32),
+    }
+
+
+@TRANSFORMS.register_module(force=True)
+class ReadToy:
+    """Reads two or three channels, or does what a word in the file's name says."""
+
+    def __call__(self, results):
+        path = Path(results["filename"])
+        name = path.name
+        if "stop" in name:  # until somebody kills the process
+            path.with_suffix(".pid").write_text(str(os.getpid()))
+            time.sleep(600)
+        if "hang" in name:
+            time.sleep(600)
+        if "lock" in name:  # a decoder that does not release the GIL
+            ctypes.PyDLL(None).sleep(600)
+        if "crash" in name:
+            ctypes.string_at(0)
+        if "damaged" in name:
+            raise UnreadableMediaError.of(results, "it is broken")
+        if "absent" in name:
+            raise MissingModalityError("it is not there")
+        channels = 2 if results["modality_key"] == "video" else 3
+        results["imgs"] = np.random.rand(channels, 3).astype(np.float32)
+        return results
+
+
+def clips(tmp_path, *words, count=12, **kwargs):
+    """Settings of a dataset of ``count`` clips; the first ones have these words."""
+    rows = []
+    for i in range(count):
+        word = words[i] if i < len(words) else ""
+        files = dict(video=tmp_path / f"{i}_{word}", audio=tmp_path / f"{i}")
+        for path in files.values():
+            path.touch()
+        rows.append(dict(label=i % 3, files={m: str(p) for m, p in files.items()}))
+    step = dict(type="ReadToy")
+    pipelines = dict(video=[step], audio=[step])
+    return dict(type="ToyClips", listed=rows, pipelines=pipelines, **kwargs)
+
+
+def run(tmp_path, train=None, val=None, workers=2, test=False):
+    """Trains an epoch of three steps, or validates or tests alone."""
+    good = clips(tmp_path)
+    loaders = dict(
+        train=dict(train or good, use="train"), val=dict(val or good, use="val")
+    )
+    cfg = toy_run(
+        tmp_path / "work",
+        train_cfg__max_epochs=1,
+        val_cfg__type="WatchfulValLoop",
+        test_cfg__type="WatchfulTestLoop",
+        **{f"{k}_dataloader__dataset": v for k, v in loaders.items()},
+        **{f"{k}_dataloader__num_workers": workers for k in loaders},
+    )
+    cfg["test_dataloader"] = cfg["val_dataloader"]
+    runner = QuickRunner.from_cfg(Config(cfg))
+    try:
+        return runner.test() if test else runner.train()
+    finally:
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if hasattr(loop, "dataloader"):
+                stop_workers(loop.dataloader)
+
+
+def no_workers(error):
+    """Whether none is left, once the frames of the error are."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error = getattr(error, "value", error)
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+    return not multiprocessing.active_children()
+
+
+# --- workers that hang or die ------------------------------------------------------
+
+
+@pytest.mark.parametrize("use", ["train", "val", "test"])
+@pytest.mark.parametrize("word", ["hang", "lock"])
+def test_a_decoder_that_hangs_is_ended_and_its_file_named(tmp_path, use, word):
+    """Also one that holds the GIL, where no Python thread could run."""
+    bad = clips(tmp_path, "", "", word, read_timeout=0.7)
+    begin, threads = time.monotonic(), threading.active_count()
+    with pytest.raises(DataWorkerError) as error:
+        if use == "train":
+            run(tmp_path, train=bad)
+        else:
+            run(tmp_path, val=bad, test=use == "test")
+    assert time.monotonic() - begin < 60
+    text = str(error.value)
+    assert text.startswith(
+        f"reading sample 'd/2' (video: {tmp_path}/2_{word}) was not finished within 0.7"
+    )
+    assert "read_timeout" in text and "\n" not in text
+    assert threading.active_count() == threads
+    assert no_workers(error)
+
+
+def test_a_worker_that_is_killed_is_named_with_its_sample(tmp_path):
+    bad = clips(tmp_path, "", "stop")
+
+    def kill():
+        path = tmp_path / "1_stop.pid"
+        while not (path.exists() and path.read_text()):
+            time.sleep(0.02)
+        os.kill(int(path.read_text()), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(DataWorkerError) as error:
+        run(tmp_path, train=bad)
+    thread.join()
+    assert re.match(
+        r"data worker \d+ was killed by signal Killed while it was reading sample "
+        rf"'d/1' \(video: {re.escape(str(tmp_path))}/1_stop\)\. ",
+        str(error.value),
+    )
+    assert "memory" in str(error.value) and "num_workers" in str(error.value)
+    assert no_workers(error)
+
+
+def test_a_decoder_that_crashes_is_named_too(tmp_path):
+    with pytest.raises(DataWorkerError, match="Segmentation fault while .* 'd/0'"):
+        run(tmp_path, val=clips(tmp_path, "crash"))
+
+
+def test_reading_leaves_no_note_and_other_processes_have_none(tmp_path):
+    settings = clips(tmp_path, use="train")
+    data = DATASETS.build(settings)
+    data[0]
+    assert data.describe_reading(os.getpid()) is None
+    loader = torch.utils.data.DataLoader(data, num_workers=2, collate_fn=list)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert len(list(loader)) == 12
+    assert data._notes._table.any().item() is False
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+# --- samples that are skipped --------------------------------------------------------
+
+
+def test_a_few_skipped_samples_do_not_stop_a_run(tmp_path):
+    two = clips(tmp_path, "damaged", "damaged", on_error="skip", max_skipped=0)
+    run(tmp_path, train=two, val=two, workers=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("use", ["train", "val", "test"])
+def test_more_than_the_share_stops_the_run(tmp_path, use, workers):
+    words = ["damaged", "absent", "", "damaged", "damaged"]
+    bad = clips(tmp_path, *words, on_error="skip")
+    with pytest.raises(TooManySkippedError) as error:
+        if use == "train":
+            run(tmp_path, train=bad, workers=workers)
+        else:
+            run(tmp_path, val=bad, test=use == "test", workers=workers)
+    first, *lines = str(error.value).splitlines()
+    assert re.match(r"[34] of 12 samples cannot be read, and max_skipped=0\.01", first)
+    assert any(re.match(r"  damaged: [23]$", line) for line in lines)
+    assert any("cannot read video of sample 'd/0' from" in line for line in lines)
+    # A share that admits them.
+    more = dict(bad, max_skipped=0.34)
+    if use == "train":
+        run(tmp_path, train=more, workers=workers)
+    else:
+        run(tmp_path, val=more, test=use == "test", workers=workers)
+
+
+@pytest.mark.parametrize("use", ["train", "val", "test"])
+def test_a_run_in_which_nothing_is_readable_does_not_end_well(tmp_path, use):
+    words = 12 * ["damaged"]
+    bad = clips(tmp_path, *words, on_error="skip", max_skipped=1.0)
+    with pytest.raises(TooManySkippedError, match="none of the 12 samples could be re"):
+        if use == "train":
+            run(tmp_path, train=bad, workers=0)
+        else:
+            run(tmp_path, val=bad, test=use == "test", workers=0)
+    assert not list((tmp_path / "work").rglob("*.pth"))
+
+
+def loader(total, share):
+    data = ListedDataset.__new__(ListedDataset)
+    data.max_skipped = share
+    return SimpleNamespace(dataset=data, sampler=range(total))
+
+
+def batch(*reasons, view=0):
+    samples = []
+    for i, reason in enumerate(reasons):
+        sample = ActionDataSample()
+        facts = dict(sample_id=f"d/{i}", skipped=reason, view=view)
+        sample.set_metainfo(facts | (dict(fault="damaged") if reason else {}))
+        samples.append(sample)
+    return dict(data_samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "admitted"),
+    # At least two pass; beyond them floor(share * total).
+    [(10, 0.01, 2), (300, 0.01, 3), (499, 0.01, 4), (500, 0.01, 5), (10, 1.0, 10)],
+)
+def test_how_many_are_admitted(total, share, admitted):
+    counter = SkippedSamples(loader(total, share))
+    for _ in range(admitted):
+        counter.add(batch("broken"))
+    counter.add(batch("", ""))
+    if admitted < total:
+        with pytest.raises(TooManySkippedError, match=f"{admitted + 1} of {total} sam"):
+            counter.add(batch("broken"))
+
+
+def test_a_second_view_is_the_same_clip():
+    counter = SkippedSamples(loader(100, 0.0))
+    counter.add(batch("broken", "broken"))
+    counter.add(batch("broken", "broken", view=1))
+    assert (counter.seen, counter.count) == (2, 2)
