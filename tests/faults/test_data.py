@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import traceback
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,13 +18,25 @@ import pytest
 import torch
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmaction.structures import ActionDataSample
-from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MessageHub
+from torch.utils.data import DataLoader
 
 from helpers.listed import ListedDataset
-from mmaction_mbcd.datasets import MissingModalityError, UnreadableMediaError
-from mmaction_mbcd.engine import DataWorkerError, TooManySkippedError
+from mmaction_mbcd.datasets import (
+    MissingModalityError,
+    ResumableSampler,
+    UnreadableMediaError,
+    collate_views,
+)
+from mmaction_mbcd.engine import (
+    DataWorkerError,
+    ResumableTrainLoop,
+    TooManySkippedError,
+    WatchfulTestLoop,
+    WatchfulValLoop,
+)
 from mmaction_mbcd.engine.data_faults import SkippedSamples
-from toy_runner import QuickRunner, stop_workers, toy_run
 
 
 @DATASETS.register_module(force=True)
@@ -76,28 +89,53 @@ def clips(tmp_path, *words, count=12, **kwargs):
     return dict(type="ToyClips", listed=rows, pipelines=pipelines, **kwargs)
 
 
-def run(tmp_path, train=None, val=None, workers=2, test=False):
-    """Trains an epoch of three steps, or validates or tests alone."""
-    good = clips(tmp_path)
-    loaders = dict(
-        train=dict(train or good, use="train"), val=dict(val or good, use="val")
+class Model:
+    """What the loops call."""
+
+    def train(self):
+        pass
+
+    eval = train
+
+    def train_step(self, data_batch, optim_wrapper):
+        return {}
+
+    def val_step(self, data_batch):
+        return data_batch["data_samples"]
+
+    test_step = val_step
+
+
+def run(settings, use="train", workers=2):
+    """One pass of a real loop over the clips; how many batches it had."""
+    data = DATASETS.build(dict(settings, use="train" if use == "train" else "val"))
+    loader = DataLoader(
+        data,
+        batch_size=4,
+        sampler=ResumableSampler(data, shuffle=False, seed=0),
+        num_workers=workers,
+        collate_fn=collate_views,
     )
-    cfg = toy_run(
-        tmp_path / "work",
-        train_cfg__max_epochs=1,
-        val_cfg__type="WatchfulValLoop",
-        test_cfg__type="WatchfulTestLoop",
-        **{f"{k}_dataloader__dataset": v for k, v in loaders.items()},
-        **{f"{k}_dataloader__num_workers": workers for k in loaders},
+    batches = []
+    runner = SimpleNamespace(
+        call_hook=lambda name, **_: name.endswith("_iter") and batches.append(name),
+        message_hub=MessageHub.get_instance(uuid.uuid4().hex),
+        model=Model(),
+        optim_wrapper=None,
+        seed=0,
+        val_loop=None,
+        visualizer=SimpleNamespace(),
+        _randomness_cfg={},
+        _test_dataloader=None,
     )
-    cfg["test_dataloader"] = cfg["val_dataloader"]
-    runner = QuickRunner.from_cfg(Config(cfg))
-    try:
-        return runner.test() if test else runner.train()
-    finally:
-        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-            if hasattr(loop, "dataloader"):
-                stop_workers(loop.dataloader)
+    if use == "train":
+        loop = runner._train_loop = ResumableTrainLoop(runner, loader, max_epochs=1)
+    elif use == "val":
+        loop = runner._val_loop = WatchfulValLoop(runner, loader, Evaluator([]))
+    else:
+        loop = runner._test_loop = WatchfulTestLoop(runner, loader, Evaluator([]))
+    loop.run()
+    return sum(name.startswith("after") for name in batches)
 
 
 def no_workers(error):
@@ -115,25 +153,32 @@ def no_workers(error):
 # --- workers that hang or die ------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", ["train", "val", "test"])
-@pytest.mark.parametrize("word", ["hang", "lock"])
+LONG = pytest.mark.long  # PyTorch may take five seconds to end the other worker
+
+
+@pytest.mark.parametrize(
+    ("use", "word"),
+    [
+        ("train", "lock"),
+        pytest.param("val", "hang", marks=LONG),
+        pytest.param("test", "lock", marks=LONG),
+        pytest.param("train", "hang", marks=LONG),
+    ],
+)
 def test_a_decoder_that_hangs_is_ended_and_its_file_named(tmp_path, use, word):
     """Also one that holds the GIL, where no Python thread could run."""
     bad = clips(tmp_path, "", "", word, read_timeout=0.7)
     begin, threads = time.monotonic(), threading.active_count()
     with pytest.raises(DataWorkerError) as error:
-        if use == "train":
-            run(tmp_path, train=bad)
-        else:
-            run(tmp_path, val=bad, test=use == "test")
+        run(bad, use)
     assert time.monotonic() - begin < 60
     text = str(error.value)
     assert text.startswith(
         f"reading sample 'd/2' (video: {tmp_path}/2_{word}) was not finished within 0.7"
     )
     assert "read_timeout" in text and "\n" not in text
-    assert threading.active_count() == threads
     assert no_workers(error)
+    assert threading.active_count() == threads
 
 
 def test_a_worker_that_is_killed_is_named_with_its_sample(tmp_path):
@@ -148,7 +193,7 @@ def test_a_worker_that_is_killed_is_named_with_its_sample(tmp_path):
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(DataWorkerError) as error:
-        run(tmp_path, train=bad)
+        run(bad)
     thread.join()
     assert re.match(
         r"data worker \d+ was killed by signal Killed while it was reading sample "
@@ -161,7 +206,7 @@ def test_a_worker_that_is_killed_is_named_with_its_sample(tmp_path):
 
 def test_a_decoder_that_crashes_is_named_too(tmp_path):
     with pytest.raises(DataWorkerError, match="Segmentation fault while .* 'd/0'"):
-        run(tmp_path, val=clips(tmp_path, "crash"))
+        run(clips(tmp_path, "crash"), "val")
 
 
 def test_reading_leaves_no_note_and_other_processes_have_none(tmp_path):
@@ -169,7 +214,7 @@ def test_reading_leaves_no_note_and_other_processes_have_none(tmp_path):
     data = DATASETS.build(settings)
     data[0]
     assert data.describe_reading(os.getpid()) is None
-    loader = torch.utils.data.DataLoader(data, num_workers=2, collate_fn=list)
+    loader = DataLoader(data, num_workers=2, collate_fn=list)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert len(list(loader)) == 12
@@ -182,7 +227,7 @@ def test_reading_leaves_no_note_and_other_processes_have_none(tmp_path):
 
 def test_a_few_skipped_samples_do_not_stop_a_run(tmp_path):
     two = clips(tmp_path, "damaged", "damaged", on_error="skip", max_skipped=0)
-    run(tmp_path, train=two, val=two, workers=0)
+    assert run(two, "train", 0) == run(two, "test", 0) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -191,20 +236,21 @@ def test_more_than_the_share_stops_the_run(tmp_path, use, workers):
     words = ["damaged", "absent", "", "damaged", "damaged"]
     bad = clips(tmp_path, *words, on_error="skip")
     with pytest.raises(TooManySkippedError) as error:
-        if use == "train":
-            run(tmp_path, train=bad, workers=workers)
-        else:
-            run(tmp_path, val=bad, test=use == "test", workers=workers)
+        run(bad, use, workers)
     first, *lines = str(error.value).splitlines()
-    assert re.match(r"[34] of 12 samples cannot be read, and max_skipped=0\.01", first)
-    assert any(re.match(r"  damaged: [23]$", line) for line in lines)
-    assert any("cannot read video of sample 'd/0' from" in line for line in lines)
+    # The first batch has three.
+    assert first.startswith("3 of 12 samples cannot be read, and max_skipped=0.01 of")
+    expected = [
+        "  damaged: 2",
+        "    cannot read video of sample 'd/0' from ",
+        "    cannot read video of sample 'd/3' from ",
+        "  missing: 1",
+        "    sample 'd/1' has no video: it is not there. ",
+    ]
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
     # A share that admits them.
-    more = dict(bad, max_skipped=0.34)
-    if use == "train":
-        run(tmp_path, train=more, workers=workers)
-    else:
-        run(tmp_path, val=more, test=use == "test", workers=workers)
+    assert run(dict(bad, max_skipped=0.34), use, workers) == 3
 
 
 @pytest.mark.parametrize("use", ["train", "val", "test"])
@@ -212,11 +258,7 @@ def test_a_run_in_which_nothing_is_readable_does_not_end_well(tmp_path, use):
     words = 12 * ["damaged"]
     bad = clips(tmp_path, *words, on_error="skip", max_skipped=1.0)
     with pytest.raises(TooManySkippedError, match="none of the 12 samples could be re"):
-        if use == "train":
-            run(tmp_path, train=bad, workers=0)
-        else:
-            run(tmp_path, val=bad, test=use == "test", workers=0)
-    assert not list((tmp_path / "work").rglob("*.pth"))
+        run(bad, use, 0)
 
 
 def loader(total, share):
