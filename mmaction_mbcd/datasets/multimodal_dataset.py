@@ -21,7 +21,7 @@ from .presence import (
     refuse_absence,
     report_absence,
 )
-from .reading_notes import ReadingNotes
+from .reading_notes import Note, ReadingNotes
 from .sampler import SampleIndex
 from .seeding import seeded
 from .transforms import MissingModalityError, UnreadableMediaError
@@ -110,9 +110,9 @@ class MultiModalDataset(BaseDataset):
             which no sample could be read. The training and evaluation loops of
             :mod:`mmaction_mbcd.engine` count, each process its own samples.
         read_timeout: Seconds that a data worker may take for one sample, all its
-            modalities and views together; then it is ended, and the run with it, by
-            an error that names the sample and the file. ``None``: no limit. Without
-            data workers there is none either.
+            modalities and views together; then the loops end it, and the run with it,
+            by an error that names the sample and the file. ``None``: no limit. Without
+            data workers the log names it, and the run goes on waiting.
         overlap: What happens to clips that stand in both splits of a domain (24 of
             HAC's human clips do; they are always reported). ``'keep'`` takes the rows
             as published. ``'drop'`` leaves them out of training, and counts them once
@@ -195,7 +195,7 @@ class MultiModalDataset(BaseDataset):
         self.on_error, self.overlap, self.views = on_error, overlap, views
         self.max_skipped, self.read_timeout = max_skipped, read_timeout
         self.sampling = sampling
-        self._notes = ReadingNotes()
+        self.notes = ReadingNotes()
         self._warned: set[int] = set()
         self._mentioned: set[int] = set()
 
@@ -398,33 +398,22 @@ class MultiModalDataset(BaseDataset):
         """
         row = self.get_data_info(idx)
         entropy = self._entropy(idx, row["sample_idx"])
-        with self._notes.reading(int(idx), self.read_timeout):
+        with self.notes.reading(int(idx)):
             views = [
                 self._sample(row, (*entropy, view) if view else entropy, view)
                 for view in range(self.views)
             ]
         return views if self.views > 1 else views[0]
 
-    def describe_reading(self, process: int) -> tuple[str, float] | None:
-        """What a data worker is reading, or was when it died.
-
-        Args:
-            process: Its process ID.
-
-        Returns:
-            The sample, with the modality and its files, and for how many seconds;
-            None if it reads nothing of this dataset.
-        """
-        note = self._notes.of(process)
-        if note is None:
-            return None
+    def describe_note(self, note: Note) -> str:
+        """Sample, modality and files of a note in ``notes``."""
         row = self.get_data_info(note.index)
         text = f"sample {row['sample_id']!r}"
         if note.modality >= 0:
             modality = self.modalities[note.modality]
             files = " and ".join(_names(row["files"].get(modality)))
             text += f" ({modality}: {files or 'no file'})"
-        return text, note.seconds
+        return text
 
     def _sample(self, row: dict, entropy: tuple[int, ...], view: int) -> dict:
         try:
@@ -460,7 +449,7 @@ class MultiModalDataset(BaseDataset):
         """The tensors of a sample, and which of them are real."""
         inputs, present, finished, reasons = {}, {}, {}, []
         for place, modality in enumerate(self.modalities):
-            self._notes.note_modality(place)
+            self.notes.note_modality(place)
             own = () if self.joint_augment else (modality,)
             try:
                 with seeded(*entropy, *own):

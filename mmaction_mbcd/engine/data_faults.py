@@ -6,13 +6,17 @@ the others have skipped.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import signal
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mmaction.registry import DATASETS
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +26,7 @@ from ..datasets.errors import DataError
 FEWEST_SKIPPED = 3
 """Skipped samples that never stop a run unless there are as many, or no others."""
 
+_LOOK = 1.0  # s between two looks at what the workers do
 _EXAMPLES = 3  # of each kind that an error lists
 _DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 _SIGNAL = re.compile(r"killed by signal: (.+?)\.? *$", re.MULTILINE)
@@ -82,13 +87,23 @@ def _loaders(runner: Runner) -> Iterator[DataLoader]:
             yield loader
 
 
+def _datasets(runner: Runner) -> list[MultiModalDataset]:
+    return [d for loader in _loaders(runner) for d in innermost(loader.dataset)]
+
+
 @contextmanager
-def naming_dead_workers(runner: Runner) -> Iterator[None]:
-    """Says which sample a data worker was reading when it died.
+def watching_workers(runner: Runner) -> Iterator[None]:
+    """Ends data workers that hang, and says what a worker was reading when it died.
+
+    A thread of this process looks at the clock once a second, so a decoder that holds
+    its own process's GIL is ended too, and reading costs nothing.
 
     Raises:
         DataWorkerError: In place of PyTorch's error, which names a process.
     """
+    done = threading.Event()
+    watch = threading.Thread(target=_end_late_workers, args=(runner, done), daemon=True)
+    watch.start()
     try:
         yield
     except RuntimeError as error:
@@ -99,35 +114,63 @@ def naming_dead_workers(runner: Runner) -> Iterator[None]:
         ended = dead is None or "signal: Terminated" in text
         if ended or isinstance(error, DataError):
             raise
-        datasets = [d for loader in _loaders(runner) for d in innermost(loader.dataset)]
         pids = [int(pid) for pid in dead[1].split(",")]
-        signal = _SIGNAL.search(text)
-        how = f"was killed by signal {signal[1]}" if signal else "ended unexpectedly"
-        lines = [line for pid in pids for line in _last_words(pid, how, datasets)]
+        killed = _SIGNAL.search(text)
+        how = f"was killed by signal {killed[1]}" if killed else "ended unexpectedly"
+        lines = [_last_words(pid, how, _datasets(runner)) for pid in pids]
         raise DataWorkerError("; ".join(lines)) from error
+    finally:
+        done.set()
+        watch.join()
 
 
-def _last_words(pid: int, how: str, datasets: list[MultiModalDataset]) -> Iterator[str]:
+def _end_late_workers(runner: Runner, done: threading.Event) -> None:
+    said = set()
+    while not done.wait(_LOOK):
+        for dataset in _datasets(runner):
+            for note in dataset.notes:
+                limit = dataset.read_timeout
+                if limit is None or note.seconds < limit:
+                    continue
+                if note.process != os.getpid():
+                    _kill_child(note.process)
+                elif note.index not in said:
+                    said.add(note.index)
+                    print_log(
+                        f"reading {dataset.describe_note(note)} takes longer than "
+                        f"{limit:g} s. With num_workers of 1 or more the run would end",
+                        logger="current",
+                        level=logging.WARNING,
+                    )
+
+
+def _kill_child(pid: int) -> None:
+    """Kills a process, unless its ID belongs to another one by now."""
+    try:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            os.kill(pid, signal.SIGKILL)
+    except (ChildProcessError, ProcessLookupError):
+        pass
+
+
+def _last_words(pid: int, how: str, datasets: list[MultiModalDataset]) -> str:
     for dataset in datasets:
-        held = dataset.describe_reading(pid)
-        if held is None:
-            continue
-        sample, seconds = held
-        limit = dataset.read_timeout
-        if limit is not None and seconds >= limit:
-            yield (
-                f"reading {sample} was not finished within {limit:g} s, and the data "
-                "worker was ended. Fetch or encode the file again, leave its row out "
-                "of the split file, or raise read_timeout of the dataset"
-            )
-        else:
-            yield (
+        for note in dataset.notes:
+            if note.process != pid:
+                continue
+            sample, limit = dataset.describe_note(note), dataset.read_timeout
+            if limit is not None and note.seconds >= limit:
+                return (
+                    f"reading {sample} was not finished within {limit:g} s, and the "
+                    "data worker was ended. Fetch or encode the file again, leave its "
+                    "row out of the split file, or raise read_timeout of the dataset"
+                )
+            return (
                 f"data worker {pid} {how} while it was reading {sample}. If that file "
                 "makes the decoder crash (tools/data/check.py finds out), fetch or "
                 "encode it again; if memory ran out, use fewer num_workers"
             )
-        return
-    yield (
+    return (
         f"data worker {pid} {how}, and was reading no sample. If memory ran out, use "
         "fewer num_workers or a smaller batch_size"
     )

@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..datasets.seeding import derive_seed
-from .data_faults import SkippedSamples, absence_in_test, naming_dead_workers
+from .data_faults import SkippedSamples, absence_in_test, watching_workers
 
 _VALIDATED = "resume_validated_epoch"
 _BATCHES = "resume_batches_per_epoch"
@@ -49,7 +49,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 checkpoint was written with another number of batches per epoch.
             DataError: If the data cannot be used.
         """
-        with naming_dead_workers(self.runner):
+        with watching_workers(self.runner):
             return self._run()
 
     def _run(self) -> nn.Module:
@@ -195,7 +195,7 @@ class _WatchesData:
             DataError: If the data cannot be used.
         """
         self._skipped = SkippedSamples(self.dataloader)
-        with naming_dead_workers(self.runner):
+        with watching_workers(self.runner):
             return super().run()
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:

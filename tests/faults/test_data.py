@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 import traceback
@@ -35,6 +36,7 @@ from mmaction_mbcd.engine import (
     TooManySkippedError,
     WatchfulTestLoop,
     WatchfulValLoop,
+    data_faults,
 )
 from mmaction_mbcd.engine.data_faults import SkippedSamples
 
@@ -60,6 +62,8 @@ class ReadToy:
         if "stop" in name:  # until somebody kills the process
             path.with_suffix(".pid").write_text(str(os.getpid()))
             time.sleep(600)
+        if "slow" in name:
+            time.sleep(0.6)
         if "hang" in name:
             time.sleep(600)
         if "lock" in name:  # a decoder that does not release the GIL
@@ -213,13 +217,42 @@ def test_reading_leaves_no_note_and_other_processes_have_none(tmp_path):
     settings = clips(tmp_path, use="train")
     data = DATASETS.build(settings)
     data[0]
-    assert data.describe_reading(os.getpid()) is None
+    assert list(data.notes) == []
     loader = DataLoader(data, num_workers=2, collate_fn=list)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert len(list(loader)) == 12
-    assert data._notes._table.any().item() is False
+        assert list(data.notes) == []
+    gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_without_workers_the_log_names_what_takes_long(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(data_faults, "print_log", lambda text, **_: said.append(text))
+    monkeypatch.setattr(data_faults, "_LOOK", 0.05)
+    slow = clips(tmp_path, "slow", read_timeout=0.2)
+    assert run(slow, workers=0) == 3
+    (line,) = said
+    assert f"reading sample 'd/0' (video: {tmp_path}/0_slow) takes longer" in line
+
+
+def test_only_a_child_is_killed():
+    """The ID of a process that has ended may be another one's."""
+    other = subprocess.Popen(["sleep", "60"])
+    grandchild = subprocess.run(
+        ["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True
+    )
+    stranger = int(grandchild.stdout)
+    try:
+        data_faults._kill_child(stranger)
+        os.kill(stranger, 0)  # it lives
+        data_faults._kill_child(other.pid)
+        assert other.wait(5) == -signal.SIGKILL
+        data_faults._kill_child(other.pid)  # gone
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+        other.kill()
 
 
 # --- samples that are skipped --------------------------------------------------------
