@@ -37,6 +37,7 @@ import numpy as np
 from mmaction.datasets.transforms import SampleFrames
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from rich import box
 from rich.console import Console
@@ -155,9 +156,10 @@ def _dataset(pickled: bytes) -> MultiModalDataset:
     return _with_rows(settings.pop("type")(**settings, lazy_init=True))
 
 
-def _with_rows(dataset: MultiModalDataset) -> MultiModalDataset:
+def _with_rows(dataset: BaseDataset) -> BaseDataset:
     """Reads the rows; that a modality is absent is reported later, for all of them."""
-    dataset.full_init(refuse_absent=False)
+    ours = isinstance(dataset, MultiModalDataset)
+    dataset.full_init(**(dict(refuse_absent=False) if ours else {}))
     return dataset
 
 
@@ -246,8 +248,7 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
         for settings in _innermost(outer):
             try:
                 dataset = DATASETS.build(dict(settings, lazy_init=True))
-                if isinstance(dataset, MultiModalDataset):
-                    _with_rows(dataset)
+                _with_rows(dataset)
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
             if not isinstance(dataset, MultiModalDataset):
@@ -502,7 +503,8 @@ def _batch_problems(cfg: Config, every_target: bool) -> Iterator[str]:
     targets = described_domains(cfg) if every_target else [config.get("target")]
     short = {}
     for target in targets:
-        dataset = DATASETS.build(config | dict(target=target, use="train"))
+        settings = config | dict(target=target, use="train", lazy_init=True)
+        dataset = _with_rows(DATASETS.build(settings))
         if len(dataset) < batch:
             short[str(target)] = len(dataset)
     if short:

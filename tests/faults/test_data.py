@@ -241,7 +241,9 @@ def test_only_a_child_is_killed():
     """The ID of a process that has ended may be another one's."""
     other = subprocess.Popen(["sleep", "60"])
     grandchild = subprocess.run(
-        ["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True
+        ["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"],
+        capture_output=True,
+        text=True,
     )
     stranger = int(grandchild.stdout)
     try:
