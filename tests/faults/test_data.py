@@ -110,7 +110,7 @@ class Model:
     test_step = val_step
 
 
-def run(settings, use="train", workers=2):
+def run(settings, use="train", workers=2, test=None):
     """One pass of a real loop over the clips; how many batches it had."""
     data = DATASETS.build(dict(settings, use="train" if use == "train" else "val"))
     loader = DataLoader(
@@ -130,7 +130,7 @@ def run(settings, use="train", workers=2):
         val_loop=None,
         visualizer=SimpleNamespace(),
         _randomness_cfg={},
-        _test_dataloader=None,
+        _test_dataloader=test,
     )
     if use == "train":
         loop = runner._train_loop = ResumableTrainLoop(runner, loader, max_epochs=1)
@@ -182,6 +182,9 @@ def test_a_decoder_that_hangs_is_ended_and_its_file_named(tmp_path, use, word):
     )
     assert "read_timeout" in text and "\n" not in text
     assert no_workers(error)
+    deadline = time.monotonic() + 5  # PyTorch's queues end their threads by and by
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert threading.active_count() == threads
 
 
@@ -332,3 +335,20 @@ def test_a_second_view_is_the_same_clip():
     counter.add(batch("broken", "broken"))
     counter.add(batch("broken", "broken", view=1))
     assert (counter.seen, counter.count) == (2, 2)
+
+
+# --- absence in the test data ----------------------------------------------------
+
+
+def test_a_training_looks_at_its_test_data_before_the_first_step(tmp_path):
+    """A misspelt folder of the target is not found out after a night of training."""
+    good, lost = clips(tmp_path), clips(tmp_path, use="val")
+    for row in lost["listed"]:
+        row["files"] = dict(row["files"], audio=row["files"]["audio"] + "_gone")
+    test = dict(dataset=lost)
+    with pytest.raises(ValueError, match="test_dataloader: .*none of the 12 test"):
+        run(good, workers=0, test=test)
+    admitted = dict(dataset=dict(lost, absent_ok=["audio"]))
+    assert run(good, workers=0, test=admitted) == 3
+    # Test data that cannot be built at all are the test's affair.
+    assert run(good, workers=0, test=dict(dataset=dict(lost, use="test"))) == 3
