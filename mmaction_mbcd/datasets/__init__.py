@@ -6,6 +6,7 @@ from .config_checks import SAMPLINGS
 from .epic_kitchens import EPICKitchensDataset
 from .hac import HACDataset
 from .multimodal_dataset import MultiModalDataset
+from .presence import AbsentModalityError
 from .sampler import ResumableSampler, SampleIndex
 from .seeding import derive_seed, seeded
 from .synth_action import SynthActionDataset
@@ -14,6 +15,7 @@ from .video_folder import VideoFolderDataset
 
 __all__ = [
     "SAMPLINGS",
+    "AbsentModalityError",
     "EPICKitchensDataset",
     "HACDataset",
     "MissingModalityError",

@@ -64,6 +64,13 @@ def _choice_problems(
             f"watch_target belongs to use='val', got use={dataset.use!r}; the target "
             "is never trained on"
         )
+    for name in ("absent_warning", "max_skipped"):
+        value = getattr(dataset, name)
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            yield f"{name} is a share of the clips, from 0 to 1; got {value!r}"
+    limit = dataset.read_timeout
+    if limit is not None and not limit > 0:
+        yield f"read_timeout is in seconds, or None for no limit; got {limit!r}"
     if test_mode is not None and test_mode != (dataset.use != "train"):
         yield f"test_mode={test_mode} contradicts use={dataset.use!r}; leave it out"
 
@@ -93,6 +100,12 @@ def _domain_problems(
                     f"unknown domain {domain!r} in {kind}; known are {list(domains)}"
                 )
         yield from _repeated(dataset, kind)
+    for domain in dict.fromkeys((*dataset.sources, *dataset.targets)):
+        if domain in dataset.modalities:
+            yield (
+                f"{domain!r} names a domain and a modality, whose accuracies would "
+                "have one name (source/video/top1): rename the domain"
+            )
     for domain in dataset.targets:
         if domain in dataset.sources:
             yield (

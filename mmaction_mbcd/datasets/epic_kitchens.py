@@ -7,6 +7,7 @@ from os import path as osp
 from mmaction.registry import DATASETS
 
 from .epic_splits import CLASSES, PARTICIPANTS, EpicSegment, read_split
+from .errors import AnnotationError, MissingFileError
 from .multimodal_dataset import MultiModalDataset
 
 FPS = 60
@@ -77,7 +78,7 @@ class EPICKitchensDataset(MultiModalDataset):
         """Reads the split's annotation file."""
         path = self.annotation_file(domain, split)
         if not osp.isfile(path):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no annotation file {path} for the {split} split of {domain!r}. "
                 f"{self._missing_help(path)}"
             )
@@ -85,7 +86,7 @@ class EPICKitchensDataset(MultiModalDataset):
         kitchen = PARTICIPANTS.get(domain)
         for segment in segments:
             if kitchen and segment.participant_id != kitchen:
-                raise ValueError(
+                raise AnnotationError(
                     f"{path}: uid {segment.uid} is of participant "
                     f"{segment.participant_id}, but {domain} is {kitchen}: the file "
                     "belongs to another domain"

@@ -4,12 +4,16 @@ The MM-SADA splits (Munro and Damen, CVPR 2020) are published as pickles;
 ``tools/data/epic/convert_splits.py`` turns them into these CSV files, once.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 
 import pandas as pd
+
+from .annotation_text import read_text
+from .errors import AnnotationError
 
 CLASSES = ("take", "put", "open", "close", "wash", "cut", "mix", "pour")
 """By id. The paper lists "put" first; the ids say otherwise."""
@@ -87,20 +91,16 @@ def read_split(
     try:
         # Without a header and with empty lines: a row's number is its line's.
         table = pd.read_csv(
-            path,
+            io.StringIO(read_text(path)),
             header=None,
             dtype=str,
             keep_default_na=False,
             skip_blank_lines=False,
-            encoding="utf-8-sig",
         )
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): save "
-            "it as UTF-8, or make it again with tools/data/epic/convert_splits.py"
-        ) from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is not a CSV file: {str(error).strip()}") from None
+        raise AnnotationError(
+            f"{path} is not a CSV file: {str(error).strip()}"
+        ) from None
     table.columns = table.iloc[0].tolist()
     table.index = [f"line {number}" for number in range(1, len(table) + 1)]
     table = table[1:]
@@ -125,19 +125,19 @@ def check_segments(
     columns = table.columns.tolist()
     missing = [c for c in COLUMNS if c not in columns and c not in _OPTIONAL]
     if missing:
-        raise ValueError(
+        raise AnnotationError(
             f"{path} lacks the column {', '.join(map(repr, missing))}; it has "
             f"{', '.join(map(repr, columns))}"
         )
     for column in columns:
         if columns.count(column) > 1:
-            raise ValueError(f"{path} has the column {column!r} twice")
+            raise AnnotationError(f"{path} has the column {column!r} twice")
     table = table.reindex(columns=list(COLUMNS), fill_value="")
 
     def require(good: pd.Series, message: str) -> None:
         if not good.all():
             row = table[~good].iloc[0]
-            raise ValueError(f"{path}, {row.name}: {message.format(**row)}")
+            raise AnnotationError(f"{path}, {row.name}: {message.format(**row)}")
 
     for column in COLUMNS:
         given = ~table[column].str.strip().str.lower().isin(["", "nan"])

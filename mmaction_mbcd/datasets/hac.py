@@ -1,10 +1,13 @@
 """Human-Animal-Cartoon: seven actions in three domains."""
 
 import csv
+import io
 from os import path as osp
 
 from mmaction.registry import DATASETS
 
+from .annotation_text import read_text
+from .errors import AnnotationError, MissingFileError
 from .multimodal_dataset import MultiModalDataset
 
 
@@ -57,30 +60,35 @@ class HACDataset(MultiModalDataset):
         """Reads the split's CSV file."""
         path = self.annotation_file(domain, split)
         if not osp.isfile(path):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no split file {path} for the {split} split of {domain!r}. "
                 f"{self.MISSING_HELP}"
             )
-        rows = []
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != 2:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: expected `file,label`, got "
-                        f"{','.join(fields)!r}"
-                    )
-                name, label = fields
-                rows.append(
-                    dict(
-                        # A name may hold spaces, before the dot too: keep them.
-                        sample_id=f"{domain}/{osp.splitext(name)[0]}",
-                        label=self.check_label(label, path, reader.line_num),
-                        files=self._files(domain, name, path, reader.line_num),
-                    )
+        rows, first = [], {}
+        reader = csv.reader(io.StringIO(read_text(path), newline=""))
+        for fields in reader:
+            if not fields:
+                continue
+            line = reader.line_num
+            if len(fields) != 2:
+                raise AnnotationError(
+                    f"{path}, line {line}: expected `file,label`, got "
+                    f"{','.join(fields)!r}"
                 )
+            name, label = fields
+            row = dict(
+                # A name may hold spaces, before the dot too: keep them.
+                sample_id=f"{domain}/{osp.splitext(name)[0]}",
+                label=self.check_label(label, path, line),
+                files=self._files(domain, name, path, line),
+            )
+            earlier, known = first.setdefault(row["sample_id"], (line, row["label"]))
+            if known != row["label"]:
+                raise AnnotationError(
+                    f"{path}, line {line}: {name!r} has the label {row['label']}, and "
+                    f"in line {earlier} the label {known}; a clip has one"
+                )
+            rows.append(row)
         return rows
 
     def _files(
@@ -88,7 +96,7 @@ class HACDataset(MultiModalDataset):
     ) -> dict[str, str | tuple[str, str]]:
         stem = osp.splitext(name)[0]
         if not stem or name != osp.basename(name) or stem in (".", ".."):
-            raise ValueError(
+            raise AnnotationError(
                 f"{split_file}, line {line}: {name!r} is not the name of a file in "
                 f"{domain}/videos; paths that lead elsewhere are refused"
             )

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from os import path as osp
 
 import numpy as np
 import torch
@@ -13,17 +12,30 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from .config_checks import check_order, refuse_wrong_config
+from .durations import ending_early, seconds_of
+from .errors import AnnotationError, DataError, MissingFileError
+from .presence import (
+    Presence,
+    count_presence,
+    is_there,
+    refuse_absence,
+    report_absence,
+)
+from .reading_notes import Note, ReadingNotes
 from .sampler import SampleIndex
 from .seeding import seeded
 from .transforms import MissingModalityError, UnreadableMediaError
 
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
 
+MENTIONED = 3
+"""Samples with an early end that a process mentions."""
+
 # The row keys that every modality's pipeline does not get as they are.
 _RESERVED = ("files", "extras", "role", "domain_index")
 
 
-class NoModalityError(ValueError):
+class NoModalityError(DataError, ValueError):
     """A sample has none of the modalities in use."""
 
 
@@ -49,7 +61,8 @@ class MultiModalDataset(BaseDataset):
     The data sample has ``gt_label`` ``(1,)`` and, as metainfo, ``sample_id``,
     ``domain``, ``domain_index`` (among the sources; -1 for a target), ``role``
     (``'source'`` or ``'target'``), ``present`` ``{modality: bool}``, ``view`` (0, or 1
-    for a second view) and ``skipped`` (why the sample could not be read, or ``''``).
+    for a second view) and ``skipped`` (why the sample could not be read, or ``''``;
+    then also ``fault``, ``'missing'`` or ``'damaged'``).
     The tensor of an absent modality is zero with one element per channel;
     ``stack_batch`` pads it to its batch.
 
@@ -79,12 +92,27 @@ class MultiModalDataset(BaseDataset):
             draws its own (as the published code does).
         optional_modalities: Those that a sample may lack. A sample without another
             one is an error.
+        absent_ok: Those that all clips of a domain and split may lack, such as
+            ``('audio',)`` where a domain was recorded without sound; a sample may
+            lack them too. Any other modality that no clip of a domain and split has
+            is an error as soon as the rows are read: it looks like a misspelt folder.
+        absent_warning: A larger share of clips of a domain and split that lack a
+            modality is logged, with numbers, when the rows are read.
         on_error: What a sample with a damaged or missing file does. ``'raise'`` stops
             the run with an error that names the file. ``'skip'`` warns, names the
             file, and leaves the sample out of losses and of accuracies: it keeps its
             place in the batch with every modality absent, and no other sample takes
             its place. ``DomainAccuracy`` and the log report how many. A fault in an
             annotation file always raises.
+        max_skipped: With ``on_error='skip'``, the share of the samples of one pass
+            (an epoch, a validation, a test) that may be skipped. A run in which more
+            are, and at least three, stops and lists them by kind; so does one in
+            which no sample could be read. The training and evaluation loops of
+            :mod:`mmaction_mbcd.engine` count, each process its own samples.
+        read_timeout: Seconds that a data worker may take for one sample, all its
+            modalities and views together; then the loops end it, and the run with it,
+            by an error that names the sample and the file. ``None``: no limit. Without
+            data workers the log names it, and the run goes on waiting.
         overlap: What happens to clips that stand in both splits of a domain (24 of
             HAC's human clips do; they are always reported). ``'keep'`` takes the rows
             as published. ``'drop'`` leaves them out of training, and counts them once
@@ -103,6 +131,7 @@ class MultiModalDataset(BaseDataset):
         kwargs: Of :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
+        AbsentModalityError: If no clip of a domain and split has a modality.
         ValueError: For a wrong configuration (all its faults at once), an empty split
             or a label that is not a class.
         FileNotFoundError: If a split file is missing.
@@ -134,7 +163,11 @@ class MultiModalDataset(BaseDataset):
         watch_target: bool = False,
         joint_augment: bool = True,
         optional_modalities: Sequence[str] = ("audio",),
+        absent_ok: Sequence[str] = (),
+        absent_warning: float = 0.05,
         on_error: str = "raise",
+        max_skipped: float = 0.01,
+        read_timeout: float | None = 300.0,
         overlap: str = "keep",
         sampling: str = "repaired",
         views: int = 1,
@@ -154,10 +187,17 @@ class MultiModalDataset(BaseDataset):
         self.use, self.eval_split = use, eval_split
         self.watch_target = watch_target
         self.joint_augment = joint_augment
-        self.optional_modalities = tuple(optional_modalities)
+        self.absent_ok, self.absent_warning = _names(absent_ok), absent_warning
+        both = (*optional_modalities, *self.absent_ok)
+        self.optional_modalities = tuple(dict.fromkeys(both))
+        self.presence: list[Presence] = []
+        self._refuse_absent = True
         self.on_error, self.overlap, self.views = on_error, overlap, views
+        self.max_skipped, self.read_timeout = max_skipped, read_timeout
         self.sampling = sampling
+        self.notes = ReadingNotes()
         self._warned: set[int] = set()
+        self._mentioned: set[int] = set()
 
         refuse_wrong_config(
             self, pipelines, domains, named=sources is not None or bool(self.targets),
@@ -203,6 +243,16 @@ class MultiModalDataset(BaseDataset):
         """The file that :meth:`rows` reads, named by errors."""
         return f"the {split} split of {domain!r}"
 
+    def full_init(self, refuse_absent: bool = True) -> None:
+        """Reads the rows, and looks for their files.
+
+        Args:
+            refuse_absent: Raise if no clip of a domain and split has a modality, and
+                log large shares. ``presence`` has the numbers in any case.
+        """
+        self._refuse_absent = refuse_absent
+        super().full_init()
+
     def load_data_list(self) -> list[dict]:
         """The rows of this use, in the order source by source, then the target."""
         parts = []
@@ -212,11 +262,11 @@ class MultiModalDataset(BaseDataset):
         if self.use == "test" or self.watch_target:
             splits = SPLITS[self.eval_split]
             parts += [("target", d, s) for d in self.targets for s in splits]
-        data = []
+        data, self.presence = [], []
         for role, domain, split in parts:
             rows = self.rows(domain, split)
             if not rows:
-                raise ValueError(
+                raise AnnotationError(
                     f"empty split: {self.annotation_file(domain, split)} has no rows"
                 )
             if split == "train":
@@ -225,16 +275,51 @@ class MultiModalDataset(BaseDataset):
             data += [
                 dict(row, domain=domain, role=role, domain_index=index) for row in rows
             ]
+            self.presence += count_presence(rows, domain, split, self.modalities)
+        if self.use == "train":
+            self._report_unseen_classes({row["label"] for row in data})
+        if self._refuse_absent:
+            name = type(self).__name__
+            refuse_absence(name, self.presence, self.modalities, self.absent_ok)
+            report_absence(name, self.presence, self.absent_warning)
         return data
+
+    def _report_unseen_classes(self, trained: set[int]) -> None:
+        """Says which classes the target has and no source: they are never predicted."""
+        only: dict[int, int] = Counter()
+        for domain in self.targets:
+            for split in SPLITS[self.eval_split]:
+                try:
+                    rows = self.rows(domain, split)
+                except (ValueError, OSError):
+                    continue  # the target's files are the test's affair
+                only.update(r["label"] for r in rows if r["label"] not in trained)
+        if only:
+            classes = self._metainfo["classes"]
+            named = ", ".join(f"{classes[i]!r} ({n} clips)" for i, n in only.items())
+            print_log(
+                f"{type(self).__name__}: the target has classes that no training clip "
+                f"of {list(self.sources)} has, and that are counted as errors: {named}",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def _without_overlap(self, rows: list[dict], role: str, domain: str) -> list[dict]:
         """Reports train rows that stand in the test split too; drops them if asked."""
         try:
-            tested = {row["sample_id"] for row in self.rows(domain, "test")}
+            tested = {r["sample_id"]: r["label"] for r in self.rows(domain, "test")}
         except FileNotFoundError:
             if self.overlap == "drop":
                 raise
             return rows
+        for row in rows:
+            other = tested.get(row["sample_id"], row["label"])
+            if other != row["label"]:
+                raise AnnotationError(
+                    f"the clip {row['sample_id']!r} has the label {row['label']} in "
+                    f"{self.annotation_file(domain, 'train')}, and {other} in "
+                    f"{self.annotation_file(domain, 'test')}; a clip has one"
+                )
         rest = [row for row in rows if row["sample_id"] not in tested]
         if len(rest) < len(rows):
             kept = {
@@ -266,7 +351,7 @@ class MultiModalDataset(BaseDataset):
         except (TypeError, ValueError):
             value = -1
         if not 0 <= value < len(classes):
-            raise ValueError(
+            raise AnnotationError(
                 f"{file}, line {line}: label {label!r} is none of the {len(classes)} "
                 f"classes (0 to {len(classes) - 1}: {', '.join(classes)})"
             )
@@ -313,20 +398,32 @@ class MultiModalDataset(BaseDataset):
         """
         row = self.get_data_info(idx)
         entropy = self._entropy(idx, row["sample_idx"])
-        views = [
-            self._sample(row, (*entropy, view) if view else entropy, view)
-            for view in range(self.views)
-        ]
+        with self.notes.reading(int(idx)):
+            views = [
+                self._sample(row, (*entropy, view) if view else entropy, view)
+                for view in range(self.views)
+            ]
         return views if self.views > 1 else views[0]
+
+    def describe_note(self, note: Note) -> str:
+        """Sample, modality and files of a note in ``notes``."""
+        row = self.get_data_info(note.index)
+        text = f"sample {row['sample_id']!r}"
+        if note.modality >= 0:
+            modality = self.modalities[note.modality]
+            files = " and ".join(_names(row["files"].get(modality)))
+            text += f" ({modality}: {files or 'no file'})"
+        return text
 
     def _sample(self, row: dict, entropy: tuple[int, ...], view: int) -> dict:
         try:
             inputs, present = self._inputs(row, entropy)
-            reason = ""
+            reason, fault = "", {}
         except (UnreadableMediaError, FileNotFoundError, NoModalityError) as error:
             if self.on_error == "raise":
                 raise
-            reason = str(error)
+            damaged = isinstance(error, UnreadableMediaError)
+            reason, fault = str(error), dict(fault="damaged" if damaged else "missing")
             inputs = {m: self._placeholder(m) for m in self.modalities}
             present = dict.fromkeys(self.modalities, False)
             if row["sample_idx"] not in self._warned:
@@ -338,7 +435,7 @@ class MultiModalDataset(BaseDataset):
                 )
         sample = ActionDataSample().set_gt_label(row["label"])
         keys = ("sample_id", "domain", "domain_index", "role")
-        facts = dict(present=present, view=view, skipped=reason)
+        facts = dict(present=present, view=view, skipped=reason) | fault
         sample.set_metainfo({key: row[key] for key in keys} | facts)
         return dict(inputs=inputs, data_samples=sample)
 
@@ -351,14 +448,15 @@ class MultiModalDataset(BaseDataset):
     ) -> tuple[dict[str, torch.Tensor], dict[str, bool]]:
         """The tensors of a sample, and which of them are real."""
         inputs, present, finished, reasons = {}, {}, {}, []
-        for modality in self.modalities:
+        for place, modality in enumerate(self.modalities):
+            self.notes.note_modality(place)
             own = () if self.joint_augment else (modality,)
             try:
                 with seeded(*entropy, *own):
                     results = self._load(row, modality, finished)
             except MissingModalityError as reason:
                 if modality not in self.optional_modalities:
-                    raise FileNotFoundError(
+                    raise MissingFileError(
                         f"sample {row['sample_id']!r} has no {modality}: {reason}. "
                         "Fetch or extract it, leave the sample out of the split file, "
                         f"or admit its absence with optional_modalities="
@@ -377,7 +475,23 @@ class MultiModalDataset(BaseDataset):
                 f"{list(self.modalities)} ({'; '.join(reasons)}): there is nothing to "
                 "recognize it by. Leave it out of the split file"
             )
+        self._mention_early_ends(row, finished)
         return inputs, present
+
+    def _mention_early_ends(self, row: dict, finished: Mapping[str, dict]) -> None:
+        """Logs what is admitted, for a few samples of each process."""
+        done = len(self._mentioned) >= MENTIONED
+        if done or row["sample_idx"] in self._mentioned:
+            return
+        lengths = {m: seconds_of(results) for m, results in finished.items()}
+        for modality, missing in ending_early(lengths):
+            self._mentioned.add(row["sample_idx"])
+            print_log(
+                f"sample {row['sample_id']!r}: {modality} ends {missing:.1f} s before "
+                "another modality (tools/data/check.py lists all such clips)",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     def _load(self, row: dict, modality: str, finished: dict[str, dict]) -> dict:
         """Runs one modality's pipeline."""
@@ -385,7 +499,7 @@ class MultiModalDataset(BaseDataset):
         if files is None:
             raise MissingModalityError("the split has no file for it")
         for path in _names(files):
-            if not osp.exists(path):
+            if not is_there(path):
                 raise MissingModalityError(f"{path} does not exist")
         results = {key: row[key] for key in row if key not in _RESERVED}
         results.update(

@@ -5,6 +5,7 @@ from os import path as osp
 
 from mmaction.registry import DATASETS
 
+from .errors import AnnotationError, MissingFileError
 from .hac import HACDataset
 
 
@@ -47,12 +48,12 @@ class SynthActionDataset(HACDataset):
                 made = json.load(file)
             return {key: tuple(made[key]) for key in ("classes", "domains")}
         except FileNotFoundError:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no synthetic dataset in {data_root} ({path} is missing). Generate "
                 f"it with {command}"
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise AnnotationError(
                 f"{path} does not describe a synthetic dataset ({error!r}). Generate "
                 f"it again with {command}"
             ) from error

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import logging
 from collections import Counter, defaultdict
@@ -11,6 +12,8 @@ from os import path as osp
 from mmaction.registry import DATASETS
 from mmengine.logging import print_log
 
+from .annotation_text import read_text
+from .errors import AnnotationError, MissingFileError
 from .multimodal_dataset import MultiModalDataset
 
 ANNOTATIONS = "annotations.csv"
@@ -52,41 +55,45 @@ def read_annotations(path: str) -> list[VideoRow]:
         ValueError: All faults of the file, each with its line.
     """
     if not osp.isfile(path):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no annotations {path}: it is a CSV file with the columns "
             f"{', '.join(COLUMNS)} (and optionally split: train or test), one row for "
             "each video below videos/"
         )
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        header = [str(name).strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = header
-        missing = [column for column in COLUMNS if column not in header]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the column{'s' * (len(missing) > 1)} "
-                f"{', '.join(missing)}; its first line names {header}, and file, label "
-                "and domain are needed"
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    header = [str(name).strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = header
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise AnnotationError(
+            f"{path} lacks the column{'s' * (len(missing) > 1)} "
+            f"{', '.join(missing)}; its first line names {header}, and file, label "
+            "and domain are needed"
+        )
+    rows, problems = [], []
+    for fields in reader:
+        values = {
+            column: (fields.get(column) or "").strip() for column in (*COLUMNS, "split")
+        }
+        surplus = fields.get(reader.restkey)
+        if not any(values.values()) and not surplus:
+            continue
+        row = VideoRow(line=reader.line_num, **values)
+        fault = _fault(row, "split" in header)
+        if surplus:
+            fault = (
+                f"it has {len(header) + len(surplus)} fields, and the header "
+                f"{len(header)}; a comma within a field needs quotes around the field"
             )
-        rows, problems = [], []
-        for fields in reader:
-            values = {
-                column: (fields.get(column) or "").strip()
-                for column in (*COLUMNS, "split")
-            }
-            if not any(values.values()):
-                continue
-            row = VideoRow(line=reader.line_num, **values)
-            fault = _fault(row, "split" in header)
-            if fault:
-                problems.append(f"line {row.line}: {fault}")
-            rows.append(replace(row, file=row.file.replace("\\", "/")))
+        if fault:
+            problems.append(f"line {row.line}: {fault}")
+        rows.append(replace(row, file=row.file.replace("\\", "/")))
     problems += _repeated(rows)
     if not rows:
         problems.append("it has no rows")
     if problems:
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{path}:\n  " + "\n  ".join(problems[:20]) + more)
+        raise AnnotationError(f"{path}:\n  " + "\n  ".join(problems[:20]) + more)
     return rows if "split" in header else _with_splits(rows)
 
 
@@ -187,7 +194,7 @@ class VideoFolderDataset(MultiModalDataset):
         classes = (kwargs.get("metainfo") or {}).get("classes", labels)
         unknown = sorted(labels - set(classes))
         if unknown:
-            raise ValueError(
+            raise AnnotationError(
                 f"{data_root}/{ANNOTATIONS} has labels {unknown} that are none of "
                 f"the given classes {list(classes)}"
             )

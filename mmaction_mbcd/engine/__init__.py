@@ -2,8 +2,9 @@
 
 from .buffer_hook import AverageBatchNormHook
 from .checkpoint import AtomicLocalBackend, ResumableCheckpointHook
+from .data_faults import DataWorkerError, TooManySkippedError
 from .finite_guard import FiniteGuardHook
-from .loops import ResumableTrainLoop
+from .loops import ResumableTrainLoop, WatchfulTestLoop, WatchfulValLoop
 from .optim_wrapper import AmpMBCDOptimWrapper, InnerStepMixin, MBCDOptimWrapper
 from .run_report import BriefRunner, RunReportHook
 from .teacher_ema_hook import TeacherEMAHook
@@ -13,6 +14,7 @@ __all__ = [
     "AtomicLocalBackend",
     "AverageBatchNormHook",
     "BriefRunner",
+    "DataWorkerError",
     "FiniteGuardHook",
     "InnerStepMixin",
     "MBCDOptimWrapper",
@@ -20,4 +22,7 @@ __all__ = [
     "ResumableTrainLoop",
     "RunReportHook",
     "TeacherEMAHook",
+    "TooManySkippedError",
+    "WatchfulTestLoop",
+    "WatchfulValLoop",
 ]

@@ -1,4 +1,4 @@
-"""A training loop that a killed run can continue exactly."""
+"""A training loop that a killed run can continue exactly, and loops that watch data."""
 
 import itertools
 import os
@@ -10,10 +10,11 @@ import torch
 from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
 from mmengine.model import is_model_wrapper
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..datasets.seeding import derive_seed
+from .data_faults import SkippedSamples, absence_in_test, watching_workers
 
 _VALIDATED = "resume_validated_epoch"
 _BATCHES = "resume_batches_per_epoch"
@@ -32,7 +33,9 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     - every step draws its random numbers (dropout, masks) from a generator seeded
       by (seed, step, process), not by the process's history;
     - the seed of a resumed run reaches the sampler;
-    - errors that the config alone explains are raised before the first step.
+    - errors that the config alone explains are raised before the first step;
+    - a data worker that dies is an error that names the sample, and too many skipped
+      samples are one that lists them (:mod:`.data_faults`).
 
     The position needs no storage of its own: the batch within the epoch follows
     from the iteration. What was validated is kept with MMEngine's runtime
@@ -45,7 +48,12 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         Raises:
             ValueError: If model, data and optimizer wrapper do not fit, or if the
                 checkpoint was written with another number of batches per epoch.
+            DataError: If the data cannot be used.
         """
+        with watching_workers(self.runner):
+            return self._run()
+
+    def _run(self) -> nn.Module:
         self._check_parts()
         self._check_position()
         _complete_determinism()
@@ -74,8 +82,11 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         start = self._iter - self._epoch * len(self.dataloader)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
+        skipped = SkippedSamples(self.dataloader)
         for index, data_batch in enumerate(self._batches_from(start), start):
+            skipped.add(data_batch)
             self.run_iter(index, data_batch)
+        skipped.finish()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
@@ -174,6 +185,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"{self.dataloader.drop_last}: lower batch_size or set "
                 "drop_last=False"
             )
+        problems += absence_in_test(runner)
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -186,6 +198,41 @@ def _complete_determinism() -> None:
     """
     if torch.are_deterministic_algorithms_enabled():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+class _WatchesData:
+    """Comparing with MMEngine's loops, faults of the data end the run.
+
+    A data worker that dies is named with its sample, and more skipped samples than the
+    dataset's ``max_skipped`` are an error (:mod:`.data_faults`).
+    """
+
+    def run(self) -> dict:
+        """Evaluates.
+
+        Raises:
+            DataError: If the data cannot be used.
+        """
+        self._skipped = SkippedSamples(self.dataloader)
+        with watching_workers(self.runner):
+            return super().run()
+
+    def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
+        """Counts the batch, and evaluates it."""
+        self._skipped.add(data_batch)
+        super().run_iter(idx, data_batch)
+        if idx + 1 == len(self.dataloader):
+            self._skipped.finish()
+
+
+@LOOPS.register_module()
+class WatchfulValLoop(_WatchesData, ValLoop):
+    """Validation; see :class:`_WatchesData`."""
+
+
+@LOOPS.register_module()
+class WatchfulTestLoop(_WatchesData, TestLoop):
+    """Test; see :class:`_WatchesData`."""
 
 
 def _fetched(outputs: dict) -> dict:

@@ -16,8 +16,10 @@ timeout      it was not read within some minutes
 crash        the decoder killed its process
 ============ ==========================================================================
 
-A missing modality is admitted where it is one of ``optional_modalities``, unless no
-clip of a domain and split has it. That a modality ends early is a note, not a problem.
+What stops a training is a problem here, and what it admits is not: docs/data.md has the
+table. A missing or silent modality is admitted where it is one of
+``optional_modalities``, unless no clip of a domain and split has it. That a modality
+ends early is a note.
 """
 
 import csv
@@ -35,6 +37,7 @@ import numpy as np
 from mmaction.datasets.transforms import SampleFrames
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from rich import box
 from rich.console import Console
@@ -43,11 +46,16 @@ from rich.table import Table
 from ..cli.data import SPLITS, described_domains, first_dataset
 from ..cli.run import weights_problem
 from ..datasets import MultiModalDataset, UnreadableMediaError
+from ..datasets.durations import EARLY, ending_early, seconds_of
+from ..datasets.presence import absence_lines, is_there, unadmitted
 from ..errors import UsageError
 from ..parallel import WorkerDiedError, WorkerTimeoutError, run_parallel
 from ..progress import Meter
 
 KINDS = ("missing", "damaged", "silent", "timeout", "crash")
+
+ABSENT = ("missing", "silent")
+"""Those that training admits where the modality is optional."""
 
 COLUMNS = ("domain", "class", "sample_id", "modality", "kind", "file", "reason")
 """Of the CSV file. Its kinds are those above, ``admitted`` and ``note``."""
@@ -57,7 +65,6 @@ SHOWN = 20
 
 _SECONDS = 300.0  # one modality of one clip may take this long
 _MEMORY = 128 << 20  # bytes of frames that are decoded at once
-_EARLY = 0.5  # s that a modality may end before another one without a note
 
 
 # --------------------------------------------------------------------------------
@@ -78,11 +85,6 @@ class DecodeAll:
 
     def __call__(self, results: dict) -> dict:
         """Decodes in pieces, since a clip may be long."""
-        readers = results.get("video_reader")
-        lengths = sorted(map(len, readers)) if isinstance(readers, tuple) else [0]
-        if lengths[-1] - lengths[0] > 1:
-            reason = f"its components have {lengths[0]} and {lengths[-1]} frames"
-            raise UnreadableMediaError.of(results, reason)
         first, total = results["start_index"], results["total_frames"]
         if "decode_shift" in results:  # the published loaders reach all of the file
             first, total = 0, results["decode_shift"][1]
@@ -109,24 +111,21 @@ class DecodeAll:
         raise ValueError("no transform behind the sampler leaves imgs")
 
 
-def leave_seconds(results: dict, limit: float = math.inf) -> dict:
+def leave_seconds(results: dict) -> dict:
     """Leaves the clip's length as what the pipeline made; NaN where it is not known."""
-    fps = results.get("avg_fps")
-    seconds = results.get("total_frames", 0) / fps if fps else math.nan
-    if "audio_span" in results:
-        seconds = results["audio_span"][1] - results["audio_span"][0]
-    # Sound that is cut at a limit does not tell where its file ends.
-    return dict(results, imgs=np.array([math.nan if seconds > limit else seconds]))
+    return dict(results, imgs=np.array([seconds_of(results)]))
 
 
 def read_whole(transforms: Sequence[Callable], quick: bool) -> list[Callable]:
     """The pipeline that reads all of a clip and leaves its length."""
-    limits = [getattr(step, "max_seconds", None) or math.inf for step in transforms]
-    end = functools.partial(leave_seconds, limit=min(limits, default=math.inf) - 0.1)
     for place, step in enumerate(transforms):
         if isinstance(step, SampleFrames):
-            return [*transforms[:place], DecodeAll(transforms[place + 1 :], quick), end]
-    return [*transforms, end]
+            return [
+                *transforms[:place],
+                DecodeAll(transforms[place + 1 :], quick),
+                leave_seconds,
+            ]
+    return [*transforms, leave_seconds]
 
 
 class Item(NamedTuple):
@@ -154,7 +153,14 @@ def _dataset(pickled: bytes) -> MultiModalDataset:
         os.dup2(null, 1)
         os.dup2(null, 2)
     settings = pickle.loads(pickled)
-    return settings.pop("type")(**settings)
+    return _with_rows(settings.pop("type")(**settings, lazy_init=True))
+
+
+def _with_rows(dataset: BaseDataset) -> BaseDataset:
+    """Reads the rows; that a modality is absent is reported later, for all of them."""
+    ours = isinstance(dataset, MultiModalDataset)
+    dataset.full_init(**(dict(refuse_absent=False) if ours else {}))
+    return dataset
 
 
 def read(item: Item) -> Reading:
@@ -165,10 +171,8 @@ def read(item: Item) -> Reading:
         sample = dataset.prepare_data(item.index)
     except FileNotFoundError as error:  # a MissingModalityError, with advice
         kind = "silent"
-        if not item.files or not all(map(os.path.exists, item.files)):
+        if not item.files or not all(map(is_there, item.files)):
             kind = "missing"
-        elif not all(map(os.path.getsize, item.files)):
-            kind = "damaged"
         return _refused(item, kind, error.__cause__ or error)
     except UnreadableMediaError as error:
         told = f"cannot read {modality} of sample {row['sample_id']!r} from "
@@ -243,7 +247,8 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
     for split, outer in used.items():
         for settings in _innermost(outer):
             try:
-                dataset = DATASETS.build(settings)
+                dataset = DATASETS.build(dict(settings, lazy_init=True))
+                _with_rows(dataset)
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
             if not isinstance(dataset, MultiModalDataset):
@@ -254,8 +259,37 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
             yield split, dict(settings, type=type(dataset)), dataset
 
 
-def collect(cfg: Config, quick: bool = False) -> list[Row]:
+class Absence(NamedTuple):
+    """Clips that lack a modality."""
+
+    text: str
+    stops: bool  # a training does not start
+
+
+def absences_of(dataset: MultiModalDataset) -> Iterator[Absence]:
+    """What the dataset itself would refuse, or say, when it is built."""
+    lost = unadmitted(dataset.presence, dataset.absent_ok)
+    for each in lost:
+        yield Absence(
+            f"no {each.split} clip of {each.domain} has {each.modality}: is its folder "
+            "where the dataset looks for it? If there really is none, training needs "
+            f"absent_ok=({each.modality!r},) of the datasets",
+            True,
+        )
+    rest = [each for each in dataset.presence if each not in lost]
+    for line in absence_lines(rest, dataset.absent_warning):
+        yield Absence(line, False)
+
+
+def collect(
+    cfg: Config, quick: bool = False, absences: list[Absence] | None = None
+) -> list[Row]:
     """The rows of all datasets of a config.
+
+    Args:
+        cfg: The config.
+        quick: Three frames of a clip.
+        absences: Gets what is absent, if given.
 
     Raises:
         UsageError: As :func:`build_datasets`.
@@ -268,11 +302,14 @@ def collect(cfg: Config, quick: bool = False) -> list[Row]:
                 pipelines={modality: read_whole(steps, quick)},
                 modalities=[modality],
                 optional_modalities=(),
+                absent_ok=(),
                 on_error="raise",
                 views=1,
             )
             alone[modality] = pickle.dumps(settings | changes)
         classes, optional = dataset.metainfo["classes"], dataset.optional_modalities
+        if absences is not None:
+            absences += absences_of(dataset)
         for index in range(len(dataset)):
             info, items = dataset.get_data_info(index), {}
             for modality, pickled in alone.items():
@@ -305,28 +342,26 @@ def findings_of(row: Row, readings: Mapping[Item, Reading]) -> Iterator[Finding]
     """What is to be said about a row."""
     own = {modality: readings[item] for modality, item in row.items.items()}
     # Without any modality there is nothing to recognize a clip by.
-    nothing = all(reading.kind == "missing" for reading in own.values())
-    end = max((r.seconds for r in own.values() if r.seconds > 0), default=0.0)
-    for modality, (kind, file, reason, seconds) in own.items():
-        if kind == "missing" and modality in row.optional and not nothing:
+    nothing = all(reading.kind in ABSENT for reading in own.values())
+    early = dict(ending_early({m: reading.seconds for m, reading in own.items()}))
+    for modality, (kind, file, reason, _) in own.items():
+        if kind in ABSENT and modality in row.optional and not nothing:
             kind = "admitted"
-        if not kind and seconds < end - _EARLY:
+        if not kind and modality in early:
             kind, file = "note", row.items[modality].files[0]
-            reason = f"it ends {end - seconds:.1f} s before another modality"
+            reason = f"it ends {early[modality]:.1f} s before another modality"
         if kind:
             clip = row.group[0], row.label, row.sample_id
             yield Finding(*clip, modality, kind, file, reason)
 
 
-def overview(
-    rows: Iterable[Row], readings: Mapping[Item, Reading]
-) -> tuple[Table, list[str]]:
-    """Clips of each domain and split that have each modality; and which none has."""
+def overview(rows: Iterable[Row], readings: Mapping[Item, Reading]) -> Table:
+    """Clips of each domain and split that have each modality."""
     groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.group].append(row)
     modalities = dict.fromkeys(m for own in groups.values() for m in own[0].items)
-    table, absent = Table(box=box.SIMPLE, padding=(0, 1, 0, 0)), []
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("domain", "role", "split", "clips", *modalities):
         table.add_column(name, overflow="fold")
     for (domain, role, split), own in groups.items():
@@ -341,14 +376,9 @@ def overview(
                 for kind in ("", *KINDS)
                 if counts[kind]
             ]
-            if share == 1:  # most likely a misspelt folder
-                absent.append(
-                    f"no {split} clip of {domain} has {modality}: is its folder where "
-                    "the dataset looks for it?"
-                )
             cells.append(", ".join(parts))
         table.add_row(domain, role, split, str(len(own)), *cells)
-    return table, absent
+    return table
 
 
 def summary(
@@ -358,7 +388,7 @@ def summary(
     notes = Counter(finding.modality for finding in findings if finding.kind == "note")
     for modality, count in notes.items():
         yield (
-            f"{modality}: {count} clips end more than {_EARLY:g} s before another "
+            f"{modality}: {count} clips end more than {EARLY:g} s before another "
             "modality"
         )
     problems = [finding for finding in findings if finding.kind in KINDS]
@@ -412,7 +442,9 @@ def check(
         workers = len(os.sched_getaffinity(0))
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, got {workers}")
-    rows = collect(cfg, quick)
+    absences: list[Absence] = []
+    rows = collect(cfg, quick, absences)
+    absences = list(dict.fromkeys(absences))  # two loaders may have the same rows
     if csv_file is not None:
         try:  # not only after an hour of reading
             os.makedirs(os.path.dirname(os.path.abspath(csv_file)), exist_ok=True)
@@ -427,7 +459,7 @@ def check(
         return 130
     found = (finding for row in rows for finding in findings_of(row, readings))
     findings = list(dict.fromkeys(found))  # a clip may stand in two splits
-    table, absent = overview(rows, readings)
+    table = overview(rows, readings)
     if csv_file is not None:
         with open(csv_file, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *findings])
@@ -435,10 +467,13 @@ def check(
     width = None if Console().is_terminal else 120
     console = Console(width=width, markup=False, highlight=False)
     console.print(table)
-    for line in (*absent, *summary(findings, allow, csv_file)):
+    for line in (
+        *(each.text for each in absences),
+        *summary(findings, allow, csv_file),
+    ):
         console.print(line, soft_wrap=True)
     failures = {finding.kind for finding in findings if finding.kind in KINDS}
-    failures |= {"missing"} if absent else set()
+    failures |= {"missing"} if any(each.stops for each in absences) else set()
     return int(not failures <= {*allow})
 
 
@@ -468,7 +503,8 @@ def _batch_problems(cfg: Config, every_target: bool) -> Iterator[str]:
     targets = described_domains(cfg) if every_target else [config.get("target")]
     short = {}
     for target in targets:
-        dataset = DATASETS.build(config | dict(target=target, use="train"))
+        settings = config | dict(target=target, use="train", lazy_init=True)
+        dataset = _with_rows(DATASETS.build(settings))
         if len(dataset) < batch:
             short[str(target)] = len(dataset)
     if short:

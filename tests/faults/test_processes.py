@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.forked import FORK
 from helpers.signals import in_a_group_of_its_own, stop
-from mmaction_mbcd import cli, errors
+from mmaction_mbcd import cli, errors, scripts
 from mmaction_mbcd.preparation.downloads import runs
 from tests_support import ROOT, load_tool
 
@@ -54,8 +53,9 @@ def start_training(repo, data, folder, **options):
         *("--cfg-options", *(f"{k}={v}" for k, v in options.items())),
     ]
     outputs = [str(folder.parent / name) for name in ("stdout", "stderr")]
-    process = FORK.Process(
-        target=in_a_group_of_its_own, args=(argv, str(folder.parent), {}, *outputs)
+    process = scripts.CONTEXT.Process(
+        target=in_a_group_of_its_own,
+        args=(argv, str(folder.parent), dict(os.environ), outputs),
     )
     process.start()
     return process, [Path(path) for path in outputs]
@@ -136,7 +136,7 @@ def test_other_tools_end_in_one_line_too(
 
 @named
 def test_downloads_end_at_once(number, code, word, capfd, monkeypatch):
-    process = FORK.Process(
+    process = scripts.CONTEXT.Process(
         target=runs.exit_code, args=(functools.partial(stop, number),)
     )
     process.start()

@@ -4,14 +4,14 @@ import os
 import signal
 import time
 
-from helpers.forked import _run
+from mmaction_mbcd import scripts
 
 
 def in_a_group_of_its_own(*args):
     """A script whose process group is its own, with Ctrl-C as in a terminal."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _run(*args)
+    scripts._run(*args)
 
 
 def stop(number, *args, **kwargs):

@@ -363,7 +363,7 @@ def fails(setting, repo, root, annotation, policy, message, folder):
         check=False, timeout=60,
     )  # fmt: skip
     last = done.output.strip().splitlines()[-1]
-    assert done.code == 1 and last.startswith("ValueError: ")
+    assert done.code == 2 and last.startswith("train.py: error: ")
     assert str(annotation) in last and message in last
     assert "During handling of the above exception" not in done.output
     assert not list(folder.rglob("*.pth"))

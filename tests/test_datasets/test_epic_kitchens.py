@@ -43,6 +43,7 @@ SPLITS = (
     )
     / "epic"
 )
+ALL = ("video", "flow", "audio")
 COUNTS = dict(D1=(1543, 435), D2=(2495, 750), D3=(3897, 974))
 
 
@@ -96,6 +97,13 @@ def build(root, use="test", target="D1", **kwargs):
     )
 
 
+def unchecked(root, **kwargs):
+    """What is absent may be all of a split: what a sample says is looked at."""
+    data = build(root, lazy_init=True, **kwargs)
+    data.full_init(refuse_absent=False)
+    return data
+
+
 def rgb_frames(item):
     """Frame numbers, read from the pictures' red channel."""
     values = item["inputs"]["video"].float().mean((2, 3))
@@ -124,21 +132,22 @@ def real(tmp_path):
 @pytest.mark.parametrize("target", COUNTS)
 def test_published_counts(real, target):
     others = {d: n for d, n in COUNTS.items() if d != target}
-    train = build(real, "train", target)
+    train = build(real, "train", target, absent_ok=ALL)
     assert train.counts == {d: n[0] for d, n in others.items()}
     # The published steps per epoch at batch 16; the last, smaller batch is dropped.
     assert len(train) // 16 == dict(D1=399, D2=340, D3=252)[target]
     for use in ("val", "in_domain"):
-        counts = build(real, use, target).counts
+        counts = build(real, use, target, absent_ok=ALL).counts
         assert counts == {d: n[1] for d, n in others.items()}
         assert sum(counts.values()) == dict(D1=1724, D2=1409, D3=1185)[target]
-    assert len(build(real, "test", target)) == sum(COUNTS[target])
-    only = build(real, "test", target, eval_split="test")
+    assert len(build(real, "test", target, absent_ok=ALL)) == sum(COUNTS[target])
+    only = build(real, "test", target, eval_split="test", absent_ok=ALL)
     assert len(only) == COUNTS[target][1]
 
 
 def test_published_rows(real):
-    info = build(real, "train", sources="D1", target=None).get_data_info(0)
+    data = build(real, "train", sources="D1", target=None, absent_ok=ALL)
+    info = data.get_data_info(0)
     # start_frame 245, stop_frame 350: ceil(245 / 2) = 123, int(105 / 2) = 52.
     assert (info["start"], info["stop"]) == (4.09, 5.84)
     assert info["label"] == CLASSES.index("open") == 2
@@ -277,7 +286,7 @@ def test_one_frame_has_no_flow(tmp_path):
         "00:00:00.18,00:00:00.20", "00:00:00.18,00:00:00.30"
     )
     rows.write_text(text)
-    data = build(root, optional_modalities=("flow", "audio"))
+    data = build(root, absent_ok=("flow", "audio"))
     item = data[0]
     assert rgb_frames(item) == [11] * 4
     assert item["data_samples"].present["flow"] is False
@@ -372,17 +381,17 @@ def test_flow_components_of_two_sizes(tree):
 def test_missing_folder(tree, modality, folder):
     shutil.rmtree(tree / folder)
     with pytest.raises(FileNotFoundError) as error:
-        build(tree)[0]
+        unchecked(tree)[0]
     assert f"has no {modality}: {tree / folder} does not exist" in str(error.value)
 
 
 def test_missing_wav_is_a_missing_modality(tree):
     (tree / "rgb/train/D1/P08_01.wav").unlink()
-    item = build(tree)[0]
+    item = unchecked(tree)[0]
     assert item["data_samples"].present == dict(video=True, flow=True, audio=False)
     assert not item["inputs"]["audio"].any()
     with pytest.raises(FileNotFoundError, match="P08_01.wav does not exist"):
-        build(tree, optional_modalities=())[0]
+        unchecked(tree, optional_modalities=())[0]
 
 
 def test_segment_behind_the_sound_is_a_missing_modality(tree):
@@ -392,9 +401,10 @@ def test_segment_behind_the_sound_is_a_missing_modality(tree):
     items = [data[i] for i in range(3)]
     assert [x["data_samples"].present["audio"] for x in items] == [True, False, False]
     assert not items[1]["inputs"]["audio"].any()
-    # An empty file is none either.
+    # An empty file is damage.
     (tree / "rgb/train/D1/P08_01.wav").write_bytes(b"")
-    assert data[0]["data_samples"].present["audio"] is False
+    with pytest.raises(UnreadableMediaError, match="P08_01.wav: the file is empty"):
+        data[0]
 
 
 def test_no_sound_file_is_an_error_if_it_is_no_sound(tree):
@@ -509,4 +519,4 @@ def test_images_are_preferred_and_a_missing_clip_is_named(trees, tmp_path):
     (folder / "D1_P08_01_11_24_0.mp4").unlink()
     (folder / "D1_P08_01_30_33_1.mp4").touch()
     with pytest.raises(FileNotFoundError, match="D1_P08_01_11_24_0.mp4 does not exist"):
-        build(root)[0]
+        unchecked(root)[0]

@@ -285,8 +285,8 @@ ROW = "1,P08,P08_01,café,00:00:01,00:00:02,60,120,take,0"
         (f'{HEADER}\n{ROW[:12]},"\n', "not a CSV file: .* inside string"),
         (f"{HEADER},uid\n{ROW},1\n", "has the column 'uid' twice"),
         ("", "is not a CSV file: No columns"),
-        (f"{HEADER}\n{ROW}\n".encode("latin-1"), "is not text in UTF-8 .* at byte"),
-        (f"{HEADER}\n{ROW}\n".encode("utf-16"), "is not text in UTF-8 .* at byte 0"),
+        (f"{HEADER}\n{ROW}\n".encode("latin-1"), "line 2: the byte 0x.. is not U"),
+        (f"{HEADER}\n{ROW}\n".encode("utf-16"), "line 1: the file is in UTF-16"),
     ],
 )
 def test_damaged_csv(tmp_path, data, message):

@@ -36,7 +36,7 @@ log_level = "INFO"
 load_from = None
 resume = False
 
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+val_cfg = dict(type="WatchfulValLoop")
+test_cfg = dict(type="WatchfulTestLoop")
 val_evaluator = dict(type="DomainAccuracy")
 test_evaluator = dict(type="DomainAccuracy")

@@ -6,7 +6,6 @@ waveform ``(samples,)`` in [-1, 1] first, the spectrogram ``(F, T)`` later.
 """
 
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from scipy import signal
 
+from .limits import MAX_SAMPLES, check_file
 from .loading import MissingModalityError, UnreadableMediaError
 
 SPANS = ("file", "frames", "segment")
@@ -48,7 +48,8 @@ class LoadWaveform(BaseTransform):
 
     Required keys: filename; for ``span='frames'`` the sampled frames of another
     modality, for ``'segment'`` the row's ``start`` and ``stop`` (s). Added: audios
-    ``(samples,)`` float32, sample_rate (Hz), audio_span (s).
+    ``(samples,)`` float32, sample_rate (Hz), audio_span (s), recorded: how much of the
+    file, or of the segment, there is (s), read or not.
 
     Args:
         sample_rate: Rate of the result in Hz.
@@ -119,20 +120,24 @@ class LoadWaveform(BaseTransform):
         Raises:
             MissingModalityError: If there is no file, no sound in it or none of the
                 segment.
-            UnreadableMediaError: If the file is there but is not sound.
+            UnreadableMediaError: If the file is there but is empty or not sound.
         """
         path = results["filename"]
-        if not os.path.isfile(path) or not os.path.getsize(path):
-            raise MissingModalityError(f"{path} does not exist or is empty")
         start, stop = self._seconds(results)
+        end = results["stop"] if self.span == "segment" else math.inf
         try:
+            # A sound file may be longer than what is read of it.
+            check_file(path, max_bytes=None)
             with soundfile.SoundFile(path) as file:
                 rate, length = file.samplerate, file.frames
                 first = min(round(start * rate), length)
                 last = round(min(stop * rate, length))
+                _check_length(max(last - first, 0) * file.channels, rate)
                 file.seek(first)
                 waveform = file.read(max(last - first, 0), "float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError) as error:
+        except FileNotFoundError as error:
+            raise MissingModalityError(f"{path} does not exist") from error
+        except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
             raise UnreadableMediaError.of(
                 results,
                 error,
@@ -167,7 +172,18 @@ class LoadWaveform(BaseTransform):
         results["audios"] = waveform
         results["sample_rate"] = self.sample_rate
         results["audio_span"] = (first / rate, last / rate)
+        begin = start if self.span == "segment" else 0.0
+        results["recorded"] = min(end, length / rate) - begin
         return results
+
+
+def _check_length(samples: int, rate: int) -> None:
+    if samples > MAX_SAMPLES:
+        raise ValueError(
+            f"its header promises {samples:,} samples at {rate} Hz, and more than "
+            f"{MAX_SAMPLES:,} are not read at once (max_seconds of LoadWaveform reads "
+            "the start of a long file)"
+        )
 
 
 @TRANSFORMS.register_module()

@@ -16,17 +16,30 @@ from .readers import read_frames
 class OpenFlowPair(OpenVideo):
     """Opens the two videos of a clip's flow.
 
-    If one is longer, its surplus frames have no partner and are not used.
+    One may have a frame more, which has no partner and is not used. Of a larger
+    difference one file is damaged, or they belong to two clips.
 
     Required keys: filename, a pair ``(x, y)``. Added: video_reader (a pair),
     total_frames, avg_fps.
     """
 
     def transform(self, results: dict) -> dict:
-        """Opens both files of ``results['filename']``."""
+        """Opens both files of ``results['filename']``.
+
+        Raises:
+            UnreadableMediaError: If one cannot be read, or they differ by more than a
+                frame.
+        """
         if results.get("filename_tmpl"):
             return results
         readers = tuple(self.open(results, name) for name in results["filename"])
+        lengths = sorted(map(len, readers))
+        if lengths[-1] - lengths[0] > 1:
+            raise UnreadableMediaError.of(
+                results,
+                f"its components have {lengths[0]} and {lengths[-1]} frames",
+                "Compute the flow of this clip again",
+            )
         results["video_reader"] = readers
         self._set_frames(results, min(map(len, readers)))
         results["avg_fps"] = readers[0].get_avg_fps()

@@ -11,6 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 
 from .flow import DecodeFlowPair
+from .limits import check_file, check_picture_size, image_size
 from .loading import DecodeVideo, UnreadableMediaError
 
 _JPEG, _SCAN, _END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -31,12 +32,13 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
         np.ndarray: ``(H, W, 3)`` RGB, or ``(H, W)``; uint8.
 
     Raises:
-        ValueError: If it is empty, cut off or no image.
+        ValueError: If it is empty, cut off, larger than any picture or no image.
     """
     if not data:
         raise ValueError("the file is empty (0 bytes)")
     if data.startswith(_JPEG) and data.rfind(_END) < max(data.rfind(_SCAN), 0):
         raise ValueError(f"the JPEG is cut off after {len(data)} bytes")
+    check_picture_size(*image_size(data))
     flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -87,9 +89,11 @@ class DecodeFrames(BaseTransform):
                 backend_args=self.backend_args,
             )
             try:
+                if self.backend_args["backend"] in ("local", "disk"):
+                    check_file(path)
                 data = fileio.get(path, backend_args=self.backend_args)
                 decoded[index] = decode_image(data, grey)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, MemoryError) as error:
                 missing = isinstance(error, FileNotFoundError)
                 raise UnreadableMediaError.of(
                     results,

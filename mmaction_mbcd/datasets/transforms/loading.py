@@ -7,6 +7,8 @@ from mmaction.datasets.transforms import DecordDecode, DecordInit, SampleFrames
 from mmaction.registry import TRANSFORMS
 from mmengine import fileio
 
+from ..errors import DataError
+from .limits import check_file
 from .readers import READERS, PyAVReader, Reader, open_reader, read_frames
 
 
@@ -18,7 +20,7 @@ class MissingModalityError(Exception):
     """
 
 
-class UnreadableMediaError(RuntimeError):
+class UnreadableMediaError(DataError, RuntimeError):
     """A file is there but cannot be decoded."""
 
     # A worker process sends an exception as one string, so the constructor must
@@ -57,6 +59,7 @@ DECODER_ERRORS = (
     IndexError,
     ValueError,
     OSError,
+    MemoryError,
 )
 """What decord and PyAV raise over a damaged file."""
 
@@ -113,6 +116,8 @@ class OpenVideo(DecordInit):
             UnreadableMediaError: If it is not a video, is damaged or has no frames.
         """
         try:
+            if self.io_backend in ("local", "disk"):
+                check_file(filename)
             data = fileio.get(
                 filename, backend_args=dict(backend=self.io_backend, **self.kwargs)
             )

@@ -26,6 +26,8 @@ import av
 import decord
 import numpy as np
 
+from .limits import MAX_FRAMES, check_picture_size
+
 READERS = ("decord", "pyav")
 
 # Containers and codecs in which a packet with a time is one picture, so that indices
@@ -68,6 +70,10 @@ def index_packets(data: bytes) -> PacketIndex:
             raise ValueError("the file has no video stream")
         stream = container.streams.video[0]
         codec = stream.codec_context
+        if codec is not None:
+            check_picture_size(codec.width or 0, codec.height or 0)
+        if stream.frames > MAX_FRAMES:
+            raise ValueError(f"the index promises {stream.frames} frames")
         packets = [packet for packet in container.demux(stream) if packet.size]
         if any(packet.is_corrupt for packet in packets):
             raise ValueError("the file is cut off, or its index is damaged")
