@@ -7,12 +7,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format docs clean
+.PHONY: help setup demo test test-long test-faults lint format docs clean
 
 help:  ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [ARGS='...']"
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
-	    awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	    awk -F '\t' '{printf "  %-11s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## create the virtual environment and install the pinned packages
 
@@ -46,7 +46,7 @@ demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 # Two processes with two OpenMP threads each on two cores take many times longer.
-test test-long: export OMP_NUM_THREADS ?= 1
+test test-long test-faults: export OMP_NUM_THREADS ?= 1
 
 test: $(STAMP)  ## run the tests with coverage, JOBS at a time (fails under 95 %; ARGS: pytest's)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term \
@@ -54,6 +54,10 @@ test: $(STAMP)  ## run the tests with coverage, JOBS at a time (fails under 95 %
 
 test-long: $(STAMP)  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+test-faults: $(STAMP)  ## run all tests of damage, kills and hostile input (half an hour at most)
+	@$(BIN)/python -m pytest -m "long or not long" tests/faults tests/test_checkpoint_files.py \
+	    tests/test_engine/test_trust.py tests/test_datasets/test_trust.py $(ARGS)
 
 lint: $(STAMP)  ## check style and format
 	@$(BIN)/ruff check .

@@ -32,7 +32,7 @@ class Benchmark:
         single_source: Train on one domain and test on each other one, instead of
             training on all but one and testing on that.
         options: Further options of the tools, as on their command lines.
-        keep_all: Keep the latest checkpoint of a finished run beside the best one.
+        keep_all: Keep the latest checkpoints of a finished run beside the best one.
     """
 
     repo: Path
@@ -147,8 +147,9 @@ def _run(
 def _drop_latest(work_dir: Path) -> None:
     """Removes what only a resumption needs, from a run that is finished and tested."""
     (work_dir / "last_checkpoint").unlink(missing_ok=True)
-    for path in work_dir.glob("epoch_*.pth"):
-        path.unlink()
+    for pattern in ("epoch_*.pth", "timed_iter_*.pth"):
+        for path in work_dir.glob(pattern):
+            path.unlink()
 
 
 def _rows(
