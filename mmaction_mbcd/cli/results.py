@@ -13,6 +13,8 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from ..engine import checkpoint_checks as checks
+
 
 @master_only
 def announce_checkpoints(runner: Runner) -> None:
@@ -45,13 +47,24 @@ class CheckpointMeta(Hook):
         self.facts: dict[str, object] = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Notes them."""
+        """Notes them.
+
+        Raises:
+            CheckpointError: If the weights do not fit.
+        """
         meta = checkpoint.get("meta") or {}
         names = ("seed", "epoch", "iter", "experiment")
         self.facts = {name: meta.get(name) for name in names}
         fits = [getattr(hook, "loaded", None) for hook in runner.hooks]
-        counts = [fit.counts for fit in fits if fit is not None]
-        self.facts["weights_loaded"] = counts[0] if counts else None
+        fit = next((fit for fit in fits if fit is not None), None)
+        if fit is None:  # a config with MMEngine's own hook
+            weights = checkpoint.get("state_dict", checkpoint)
+            fit = checks.fit(checks.module_of(runner), weights)
+            what = f"{runner.cfg.filename} with {runner._load_from}"
+            checks.refuse_other_weights(
+                fit, what, bool(runner.cfg.get("allow_partial"))
+            )
+        self.facts["weights_loaded"] = fit.counts
 
 
 def _plain(value: object) -> object:

@@ -32,7 +32,7 @@ MENTIONED = 3
 """Samples with an early end that a process mentions."""
 
 # The row keys that every modality's pipeline does not get as they are.
-_RESERVED = ("files", "extras", "role", "domain_index")
+_RESERVED = ("files", "extras", "role", "domain_index", "split")
 
 
 class NoModalityError(DataError, ValueError):
@@ -190,8 +190,7 @@ class MultiModalDataset(BaseDataset):
         self.absent_ok, self.absent_warning = _names(absent_ok), absent_warning
         both = (*optional_modalities, *self.absent_ok)
         self.optional_modalities = tuple(dict.fromkeys(both))
-        self.presence: list[Presence] = []
-        self._refuse_absent = True
+        self._looked = False
         self.on_error, self.overlap, self.views = on_error, overlap, views
         self.max_skipped, self.read_timeout = max_skipped, read_timeout
         self.sampling = sampling
@@ -243,15 +242,30 @@ class MultiModalDataset(BaseDataset):
         """The file that :meth:`rows` reads, named by errors."""
         return f"the {split} split of {domain!r}"
 
-    def full_init(self, refuse_absent: bool = True) -> None:
-        """Reads the rows, and looks for their files.
+    def look_for_files(self) -> list[Presence]:
+        """How many clips lack each modality, by domain and split: one stat per file."""
+        rows: dict[tuple[str, str], list[dict]] = {}
+        for index in range(len(self)):
+            row = self.get_data_info(index)
+            rows.setdefault((row["domain"], row["split"]), []).append(row)
+        return [
+            presence
+            for (domain, split), those in rows.items()
+            for presence in count_presence(those, domain, split, self.modalities)
+        ]
 
-        Args:
-            refuse_absent: Raise if no clip of a domain and split has a modality, and
-                log large shares. ``presence`` has the numbers in any case.
+    def refuse_absence(self) -> None:
+        """Looks for the files before a run reads them; the second call does nothing.
+
+        Raises:
+            AbsentModalityError: If no clip of a domain and split has a modality that is
+                not in ``absent_ok``. A share above ``absent_warning`` is logged.
         """
-        self._refuse_absent = refuse_absent
-        super().full_init()
+        if not self._looked:
+            found, name = self.look_for_files(), type(self).__name__
+            refuse_absence(name, found, self.modalities, self.absent_ok)
+            report_absence(name, found, self.absent_warning)
+            self._looked = True
 
     def load_data_list(self) -> list[dict]:
         """The rows of this use, in the order source by source, then the target."""
@@ -262,7 +276,7 @@ class MultiModalDataset(BaseDataset):
         if self.use == "test" or self.watch_target:
             splits = SPLITS[self.eval_split]
             parts += [("target", d, s) for d in self.targets for s in splits]
-        data, self.presence = [], []
+        data = []
         for role, domain, split in parts:
             rows = self.rows(domain, split)
             if not rows:
@@ -272,16 +286,10 @@ class MultiModalDataset(BaseDataset):
             if split == "train":
                 rows = self._without_overlap(rows, role, domain)
             index = self.sources.index(domain) if role == "source" else -1
-            data += [
-                dict(row, domain=domain, role=role, domain_index=index) for row in rows
-            ]
-            self.presence += count_presence(rows, domain, split, self.modalities)
+            place = dict(domain=domain, split=split, role=role, domain_index=index)
+            data += [dict(row, **place) for row in rows]
         if self.use == "train":
             self._report_unseen_classes({row["label"] for row in data})
-        if self._refuse_absent:
-            name = type(self).__name__
-            refuse_absence(name, self.presence, self.modalities, self.absent_ok)
-            report_absence(name, self.presence, self.absent_warning)
         return data
 
     def _report_unseen_classes(self, trained: set[int]) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from mmaction.registry import DATASETS
 from mmengine.logging import MMLogger, print_log
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
 from ..datasets import AbsentModalityError, MultiModalDataset
@@ -50,6 +50,16 @@ def innermost(dataset: Dataset) -> Iterator[MultiModalDataset]:
             yield from innermost(each)
 
 
+def refuse_absence(loop: BaseLoop | None) -> None:
+    """Refuses the data of a loop in which no clip has a modality.
+
+    Raises:
+        AbsentModalityError: If so.
+    """
+    for dataset in innermost(loop.dataloader.dataset) if loop is not None else ():
+        dataset.refuse_absence()
+
+
 def absence_in_test(runner: Runner) -> list[str]:
     """Modalities that no test clip has: said before the training, not behind it.
 
@@ -65,7 +75,8 @@ def absence_in_test(runner: Runner) -> list[str]:
     muted = MMLogger.get_current_instance()
     before, muted.disabled = muted.disabled, True  # the test will say it
     try:
-        DATASETS.build(settings)
+        for dataset in innermost(DATASETS.build(settings)):
+            dataset.refuse_absence()
     except AbsentModalityError as error:
         return [f"test_dataloader: {error}"]
     except (DataError, ValueError, OSError):

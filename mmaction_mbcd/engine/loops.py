@@ -14,7 +14,12 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..datasets.seeding import derive_seed
-from .data_faults import SkippedSamples, absence_in_test, watching_workers
+from .data_faults import (
+    SkippedSamples,
+    absence_in_test,
+    refuse_absence,
+    watching_workers,
+)
 
 _VALIDATED = "resume_validated_epoch"
 _BATCHES = "resume_batches_per_epoch"
@@ -185,6 +190,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
                 f"{self.dataloader.drop_last}: lower batch_size or set "
                 "drop_last=False"
             )
+        for loop in (self, runner.val_loop):
+            refuse_absence(loop)
         problems += absence_in_test(runner)
         if problems:
             raise ValueError("; ".join(problems))
@@ -213,6 +220,7 @@ class _WatchesData:
         Raises:
             DataError: If the data cannot be used.
         """
+        refuse_absence(self)
         self._skipped = SkippedSamples(self.dataloader)
         with watching_workers(self.runner):
             return super().run()

@@ -342,7 +342,8 @@ class TeacherEMAHook(EMAHook):
             raise CheckpointError(
                 f"the checkpoint's {what} are of another "
                 f"model: {len(missing)} missing, e.g. {missing[:3]}; {len(wrong)} of "
-                f"another shape, e.g. {wrong[:3]}. Use the config it was trained with"
+                f"another shape, e.g. {wrong[:3]}. Use the config it was trained with; "
+                "for part of the weights, tools/test.py --allow-partial"
             )
         fits = {k: v for k, v in state.items() if k in own and k not in wrong}
         self.ema_model.load_state_dict(fits, strict=False)

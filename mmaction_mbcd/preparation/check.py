@@ -37,7 +37,6 @@ import numpy as np
 from mmaction.datasets.transforms import SampleFrames
 from mmaction.registry import DATASETS
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from rich import box
 from rich.console import Console
@@ -153,14 +152,7 @@ def _dataset(pickled: bytes) -> MultiModalDataset:
         os.dup2(null, 1)
         os.dup2(null, 2)
     settings = pickle.loads(pickled)
-    return _with_rows(settings.pop("type")(**settings, lazy_init=True))
-
-
-def _with_rows(dataset: BaseDataset) -> BaseDataset:
-    """Reads the rows; that a modality is absent is reported later, for all of them."""
-    ours = isinstance(dataset, MultiModalDataset)
-    dataset.full_init(**(dict(refuse_absent=False) if ours else {}))
-    return dataset
+    return settings.pop("type")(**settings)
 
 
 def read(item: Item) -> Reading:
@@ -248,7 +240,7 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
         for settings in _innermost(outer):
             try:
                 dataset = DATASETS.build(dict(settings, lazy_init=True))
-                _with_rows(dataset)
+                dataset.full_init()
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
             if not isinstance(dataset, MultiModalDataset):
@@ -268,7 +260,8 @@ class Absence(NamedTuple):
 
 def absences_of(dataset: MultiModalDataset) -> Iterator[Absence]:
     """What the dataset itself would refuse, or say, when it is built."""
-    lost = unadmitted(dataset.presence, dataset.absent_ok)
+    found = dataset.look_for_files()
+    lost = unadmitted(found, dataset.absent_ok)
     for each in lost:
         yield Absence(
             f"no {each.split} clip of {each.domain} has {each.modality}: is its folder "
@@ -276,7 +269,7 @@ def absences_of(dataset: MultiModalDataset) -> Iterator[Absence]:
             f"absent_ok=({each.modality!r},) of the datasets",
             True,
         )
-    rest = [each for each in dataset.presence if each not in lost]
+    rest = [each for each in found if each not in lost]
     for line in absence_lines(rest, dataset.absent_warning):
         yield Absence(line, False)
 
@@ -504,7 +497,7 @@ def _batch_problems(cfg: Config, every_target: bool) -> Iterator[str]:
     short = {}
     for target in targets:
         settings = config | dict(target=target, use="train", lazy_init=True)
-        dataset = _with_rows(DATASETS.build(settings))
+        dataset = DATASETS.build(settings)
         if len(dataset) < batch:
             short[str(target)] = len(dataset)
     if short:

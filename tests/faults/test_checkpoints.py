@@ -61,8 +61,6 @@ def test_a_domain_that_was_trained_on_is_not_tested_as_unseen(trained, tested):
 
 
 def test_the_checkpoint_of_another_method_is_refused(trained, tested):
-    line = refusal(tested(trained, config="erm"))
-    assert "ema" not in line.split("with")[0] and "weights" in line
     line = refusal(tested(trained, config="mbcd"))
     assert "its method: EMA, here MBCD" in line
 
@@ -115,10 +113,7 @@ def train(repo, data, folder, log, *args):
 
 @pytest.mark.parametrize(
     ("seed", "damages"),
-    [
-        (0, False),
-        *(pytest.param(s, s % 2, marks=pytest.mark.long) for s in range(1, 9)),
-    ],
+    [pytest.param(seed, bool(seed % 2), marks=pytest.mark.long) for seed in range(9)],
 )
 def test_killed_at_random_moments(repo, tiny_data, tmp_path, seed, damages):
     """SIGKILL wherever it is, also in the middle of a checkpoint, until it is done.

@@ -331,9 +331,10 @@ def test_without_skip_a_damaged_file_ends_the_run(hac, damaged, repo, workers):
         f"test_dataloader.num_workers={workers}",
         check=False, timeout=60,
     )  # fmt: skip
-    assert done.code == 1
-    assert "UnreadableMediaError" in done.output and str(victim) in done.output
-    assert "cut off" in done.output.strip().splitlines()[-1]
+    assert done.code == 2
+    last = done.output.strip().splitlines()[-1]
+    assert last.startswith("test.py: error: ") and str(victim) in last
+    assert "cut off" in last and "Traceback" not in done.output
 
 
 # --- damaged annotations: whatever the policy, one error that names the place

@@ -296,6 +296,7 @@ def test_test_without_options(config):
         "work_dir": "work_dirs/mbcd",
         "load_from": str(config.parent / "best.pth"),
         "resume": False,
+        "allow_partial": False,
     }
     assert cfg.to_dict() == {**stock.to_dict(), **added}
     assert cli.chosen_weights(cfg) == "teacher"
@@ -491,15 +492,31 @@ def test_testing_writes_what_it_measured(toy, trained, option, count):
     written = json.loads((toy.folder / "out" / "r.json").read_text())
     assert 0 <= written["metrics"].pop("target/top1") <= 1
     assert 1 <= written.pop("epoch") <= 2 and written.pop("iter") > 0
+    loaded = written.pop("weights_loaded")
+    assert loaded.pop("matched") > 0 and set(loaded.values()) == {0}
     assert written == {
         "config": "toy_config.py",
         "checkpoint": str(trained),
         "weights": None,
         "in_domain": bool(option),
+        "allow_partial": False,
+        "experiment": None,  # MMEngine's own hook says nothing
         "seed": 3,
         "N": {"target": count},
         "metrics": {"target/N": count},
     }
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(toy, trained):
+    """Also where a config has MMEngine's own checkpoint hook."""
+    import torch
+
+    content = torch.load(trained)
+    content["state_dict"] = {f"x.{k}": v for k, v in content["state_dict"].items()}
+    torch.save(content, toy.folder / "other.pth")
+    result = toy("test.py", "toy_config.py", toy.folder / "other.pth")
+    assert result.returncode == 2 and "target/top1" not in result.stdout
+    assert "no weight fits" in result.stderr.splitlines()[-1]
 
 
 def test_without_validation_the_last_checkpoint_is_named(toy):

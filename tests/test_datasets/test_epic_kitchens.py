@@ -100,7 +100,7 @@ def build(root, use="test", target="D1", **kwargs):
 def unchecked(root, **kwargs):
     """What is absent may be all of a split: what a sample says is looked at."""
     data = build(root, lazy_init=True, **kwargs)
-    data.full_init(refuse_absent=False)
+    data.full_init()
     return data
 
 

@@ -405,7 +405,7 @@ def test_flow_flip_inverts_x_only(shared_root):
 def one(root, **kwargs):
     """A single clip, which may lack anything: what its file says is looked at."""
     data = build(root, "test", eval_split="test", lazy_init=True, **kwargs)
-    data.full_init(refuse_absent=False)
+    data.full_init()
     return data
 
 
@@ -534,7 +534,7 @@ def harm(root, how):
 def test_skip_marks_the_sample_and_warns_once(root, how, said):
     reason = harm(root, how)
     data = build(root, "test", on_error="skip", lazy_init=True)
-    data.full_init(refuse_absent=False)
+    data.full_init()
     items = [data[0], data[1], data[1], data[1]]
     assert len(said) == 1
     assert "'human/test_0' is skipped" in said[0] and reason in said[0]
