@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.forked import run_script
 from mmaction_mbcd import compat
 
 ROOT = Path(__file__).parents[1]
@@ -229,16 +230,19 @@ def test_torchvision_without_its_binary_is_imported(tmp_path, body, outcome):
 # --- start_cpu_process_group ---
 
 
-def test_gloo_starts_from_torchruns_variables():
+def test_gloo_starts_from_torchruns_variables(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    result = run_python(
+    script = tmp_path / "starts.py"
+    script.write_text(
         "from mmaction_mbcd import compat\n"
         "import torch.distributed as dist\n"
         "compat.start_cpu_process_group()\n"
         "compat.start_cpu_process_group()\n"
-        "print(dist.get_backend(), dist.get_world_size())",
+        "print(dist.get_backend(), dist.get_world_size())"
+    )
+    variables = dict(
         CUDA_VISIBLE_DEVICES="",
         RANK="0",
         LOCAL_RANK="0",
@@ -246,6 +250,7 @@ def test_gloo_starts_from_torchruns_variables():
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    result = run_script(script, cwd=tmp_path, env=variables)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["gloo", "1"]
 

@@ -1,14 +1,12 @@
 """The worker pool: every item has an outcome, whatever happens to its process."""
 
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 
 from helpers.pool_work import work
-from mmaction_mbcd import progress
+from mmaction_mbcd import progress, scripts
 from mmaction_mbcd.parallel import (
     WorkerDiedError,
     WorkerTimeoutError,
@@ -63,16 +61,16 @@ def test_processes_die_with_their_parent(tmp_path):
     )
     mark = tmp_path / "pid"
     here = os.path.dirname(__file__)
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code.format(here=here, mark=str(mark))]
-    )
+    script = tmp_path / "parent.py"
+    script.write_text(code.format(here=here, mark=str(mark)))
+    parent = scripts.start_script(script, [], tmp_path / "output")
     deadline = time.monotonic() + 90
     while not mark.exists() or not mark.read_text():
-        assert time.monotonic() < deadline and parent.poll() is None
+        assert time.monotonic() < deadline and parent.exitcode is None
         time.sleep(0.1)
     worker = int(mark.read_text())
     parent.kill()
-    parent.wait()
+    parent.join()
     while os.path.exists(f"/proc/{worker}"):
         assert time.monotonic() < deadline, "the worker outlives its parent"
         time.sleep(0.1)

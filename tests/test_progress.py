@@ -2,12 +2,11 @@
 
 import multiprocessing
 import re
-import subprocess
-import sys
 import time
 
 import pytest
 
+from helpers.forked import run_script
 from media import smooth_frames, write_video
 from mmaction_mbcd import progress
 from mmaction_mbcd.cli import UsageError
@@ -83,7 +82,7 @@ def test_piped_output_of_the_tool(repo, tmp_path):
     """What a log of a batch system sees, in real processes."""
     for name in "ab":
         write_video(tmp_path / "in" / f"{name}.mp4", smooth_frames(12))
-    code = (
+    (tmp_path / "eager.py").write_text(
         "import runpy, sys; from mmaction_mbcd import progress as p; "
         "p._DRAW, p._FORECAST = 0.02, 0.05; "
         "init = p.Meter.__init__; "
@@ -92,10 +91,9 @@ def test_piped_output_of_the_tool(repo, tmp_path):
     )
     tool = repo / "tools" / "data" / "extract_flow.py"
     args = ["--workers", "1", "--method", "tvl1", "--short-side", "48"]
-    command = [sys.executable, "-c", code, tool, tmp_path / "in", tmp_path / "out"]
-    done = subprocess.run(
-        [*map(str, command), *args], capture_output=True, text=True, check=True
-    )
+    places = [tool, tmp_path / "in", tmp_path / "out"]
+    done = run_script(tmp_path / "eager.py", *places, *args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     states = [x for x in lines if re.search(r"\d+ of 22 frame pairs, .* left", x)]
     assert len(states) > 1 and any(

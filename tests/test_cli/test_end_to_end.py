@@ -17,7 +17,7 @@ from PIL import Image
 
 from helpers.forked import run_script
 from method_toys import SYNTHETIC
-from tests_support import assert_same_trees
+from tests_support import assert_same_trees, load_tool
 
 MMACTION_TOOLS = Path(mmaction.__file__).parent / ".mim" / "tools"
 CONFIGS = "configs/mbcd/synth_action"
@@ -56,21 +56,15 @@ def small(data, **changes):
     return ["--cfg-options", *(f"{k}={v}" for k, v in options.items())]
 
 
-def test_the_demo(repo, tmp_path):
+def test_the_demo(repo, tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo"
-    done = run(
-        repo,
-        "tools/demo.py",
-        "--out",
-        out,
-        "--epochs",
-        2,
-        "--train-per-class",
-        2,
-        "--test-per-class",
-        1,
-        COLUMNS="140",
-    )
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.chdir(repo)
+    options = ["--epochs", 2, "--train-per-class", 2, "--test-per-class", 1]
+    # Data, training and testing run in processes of their own.
+    monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(out), *map(str, options)])
+    assert load_tool("demo").main() == 0
+    stdout = capsys.readouterr().out
     table = pd.read_csv(out / "results.csv").set_index("method")
     assert list(table.index) == ["ERM", "EMA", "MBCD"]
     for method in table.index:
@@ -83,11 +77,11 @@ def test_the_demo(repo, tmp_path):
         for m in ("video", "audio", "flow"):
             expected = 100 * found["metrics"][f"target/{m}/top1"]
             assert row[f"{m} top1"] == pytest.approx(expected)
-        assert f"{row['fused top1']:.1f} [" in done.stdout
+        assert f"{row['fused top1']:.1f} [" in stdout
     assert pd.isna(table.loc["ERM", "student top1"])
     assert not pd.isna(table.loc["MBCD", "student top1"])
-    assert "N = 18 clips" in done.stdout and "seed 0" in done.stdout
-    assert "best source validation" in done.stdout
+    assert "N = 18 clips" in stdout and "seed 0" in stdout
+    assert "best source validation" in stdout
     picture = Image.open(out / "curves.png")
     assert picture.width > 800 and len(set(picture.convert("L").getdata())) > 50
     log = (out / "mbcd" / "train.log").read_text()
@@ -204,26 +198,37 @@ def test_a_killed_run_resumes_to_the_bit(repo, tiny_data, tmp_path):
     assert best[0] == best[1]
 
 
-def test_two_processes_through_dist_train_and_dist_test(repo, tiny_data, tmp_path):
-    config = f"{CONFIGS}/mbcd.py"
+def trained_by_two(repo, data, folder):
+    """The best checkpoint of ``dist_train.sh`` with two processes."""
     trained = run(
         repo,
         repo / "tools/dist_train.sh",
-        config,
+        f"{CONFIGS}/mbcd.py",
         2,
         "--work-dir",
-        tmp_path,
+        folder,
         "--seed",
         0,
         *small(
-            tiny_data,
+            data,
             optim_wrapper__sync_inner=True,
             train_dataloader__num_workers=1,
             val_dataloader__num_workers=1,
         ),
     )
     assert trained.stdout.count("Best checkpoint: ") == 1
-    (best,) = tmp_path.glob("best_*.pth")
+    (best,) = folder.glob("best_*.pth")
+    return best
+
+
+def test_two_processes_through_dist_train(repo, tiny_data, tmp_path):
+    best = torch.load(trained_by_two(repo, tiny_data, tmp_path))
+    assert best["meta"]["experiment"]["sources"] == ["studio", "street"]
+
+
+@pytest.mark.long
+def test_two_processes_test_as_one_does(repo, tiny_data, tmp_path):
+    best, config = trained_by_two(repo, tiny_data, tmp_path), f"{CONFIGS}/mbcd.py"
     out = tmp_path / "two.json"
     run(
         repo,

@@ -48,8 +48,15 @@ many = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 @many
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
-@pytest.mark.parametrize("stop", [None, 15], ids=["whole", "resumed"])
+@pytest.mark.parametrize(
+    ("workers", "stop"),
+    [
+        (1, None), (4, None), (2, 15),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in (
+            (0, None), (2, None), (0, 15), (1, 15), (4, 15)
+        )),
+    ],
+)  # fmt: skip
 def test_any_number_of_workers_gives_the_same_bits(tmp_path, whole, workers, stop):
     folder, steps = whole
     assert train(tmp_path, workers, stop) == steps and len(steps) == 24
