@@ -4,10 +4,12 @@ import gc
 import importlib
 import signal
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mmengine.registry import DefaultScope
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -49,6 +51,14 @@ def tiny_data(tmp_path_factory, worker_id):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _in_mmaction():
+    """Another test of this process may have left another scope."""
+    scope = DefaultScope.get_current_instance()
+    if scope is not None and scope.scope_name != "mmaction":
+        DefaultScope.get_instance(uuid.uuid4().hex, scope_name="mmaction")
 
 
 @pytest.fixture(autouse=True)

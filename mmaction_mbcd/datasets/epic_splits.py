@@ -4,6 +4,7 @@ The MM-SADA splits (Munro and Damen, CVPR 2020) are published as pickles;
 ``tools/data/epic/convert_splits.py`` turns them into these CSV files, once.
 """
 
+import functools
 import io
 import os
 import re
@@ -84,10 +85,22 @@ def read_split(
 ) -> list[EpicSegment]:
     """The rows of one CSV file, checked against the names of the labels.
 
+    A file that has not changed is not read again: a run asks for a domain's test split
+    three times.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a CSV file in UTF-8, or see :func:`check_segments`.
     """
+    state = os.stat(path)
+    key = (state.st_ino, state.st_size, state.st_mtime_ns)
+    return list(_read_split(os.fspath(path), tuple(classes), key))
+
+
+@functools.lru_cache(maxsize=8)
+def _read_split(
+    path: str, classes: tuple[str, ...], key: tuple[int, ...]
+) -> tuple[EpicSegment, ...]:
     try:
         # Without a header and with empty lines: a row's number is its line's.
         table = pd.read_csv(
@@ -104,7 +117,7 @@ def read_split(
     table.columns = table.iloc[0].tolist()
     table.index = [f"line {number}" for number in range(1, len(table) + 1)]
     table = table[1:]
-    return check_segments(table[(table != "").any(axis=1)], path, classes)
+    return tuple(check_segments(table[(table != "").any(axis=1)], path, classes))
 
 
 def check_segments(

@@ -80,12 +80,14 @@ def test_part_of_the_weights_is_tested_on_request_and_said(trained, tested, tmp_
     assert found["experiment"]["sources"] == ["studio", "street"]
 
 
+@pytest.mark.long  # as test_engine/test_trust.py, in a real process
 def test_a_damaged_checkpoint_is_named(trained, tested, tmp_path):
     path = tmp_path / "cut.pth"
     path.write_bytes(trained.read_bytes()[:-5000])
     assert f"{path} is damaged: it ends after" in refusal(tested(path))
 
 
+@pytest.mark.long  # as test_engine/test_trust.py, in a real process
 def test_another_target_is_not_resumed(repo, tiny_data, trained):
     done = run_script(
         repo / "tools" / "train.py", f"{CONFIGS}/ema.py", "--resume", trained,

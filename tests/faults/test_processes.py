@@ -17,6 +17,10 @@ from tests_support import ROOT, load_tool
 
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 named = pytest.mark.parametrize(("number", "code", "word"), SIGNALS)
+first = pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [SIGNALS[0], pytest.param(*SIGNALS[1], marks=pytest.mark.long)],
+)
 
 
 def wait_for(condition, seconds=60):
@@ -61,7 +65,7 @@ def start_training(repo, data, folder, **options):
     return process, [Path(path) for path in outputs]
 
 
-@named
+@first
 def test_a_training_says_what_is_saved_and_how_to_go_on(
     repo, tiny_data, tmp_path, number, code, word
 ):
@@ -255,7 +259,7 @@ with errors.one_line_errors():
     assert process.returncode == 2 and "Traceback" not in said
 
 
-@named
+@first
 def test_stopping_a_launcher(tmp_path, number, code, word):
     body = """
 with load('errors').one_line_errors(lambda: 'go on'):

@@ -395,10 +395,8 @@ def train_and_test(repo, method, data, folder):
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["cmrf", *(pytest.param(m, marks=pytest.mark.long) for m in ("nel", "moosa_gmp"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["cmrf", "nel", "moosa_gmp"])
 def test_the_families_through_the_command_line(repo, tiny_data, tmp_path, method):
     """A running mean, two views, gradient modulation; plain ones and MBCD above."""
     found = train_and_test(repo, method, tiny_data, tmp_path)

@@ -99,8 +99,7 @@ def test_the_benchmark_refuses_before_it_starts(own, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("tool", ["train", "test"])
-def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
+def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path):
     """The terminal has a page, the folder the config and the log all of it."""
     config = str(repo / "configs/mbcd/synth_action/mbcd.py")
     options = ["--data-root", str(tiny_data), "--work-dir", str(tmp_path / "work")]
@@ -116,9 +115,12 @@ def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
         return done.stdout + done.stderr
 
     said = call("train", "--seed", "3")
-    if tool == "test":
-        (best,) = (tmp_path / "work").glob("best_*.pth")
-        said = call("test", str(best))
+    check_page("train", said, tmp_path / "work")
+    (best,) = (tmp_path / "work").glob("best_*.pth")
+    check_page("test", call("test", str(best)), tmp_path / "work", best)
+
+
+def check_page(tool, said, folder, best=None):
     page = said[said.index("The run\n") :]
     facts = dict(
         line.strip().split("  ", 1)
@@ -130,9 +132,9 @@ def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
     assert (
         facts["data"].startswith("SynthActionDataset, ") and "repaired" in facts["data"]
     )
-    assert facts["folder"] == str(tmp_path / "work")
+    assert facts["folder"] == str(folder)
     if tool == "train":
-        kept = Config.fromfile(tmp_path / "work" / "mbcd.py")
+        kept = Config.fromfile(folder / "mbcd.py")
         assert kept.train_cfg.max_epochs == 1 and kept.model.num_classes == 6
         assert "sketch" not in facts["training"] and "(target)" in facts["validation"]
         assert facts["seed"] == "3" and "1 epoch of" in facts["steps"]
@@ -140,11 +142,11 @@ def test_a_page_instead_of_the_config(repo, tiny_data, tmp_path, tool):
     else:
         assert facts["checkpoint"] == str(best) and "sketch" in facts["test"]
     assert "train_cfg = dict(" not in said and "Hooks will be executed" not in said
-    (log,) = sorted((tmp_path / "work").glob("*/*.log"))[-1:]
+    (log,) = sorted(folder.glob("*/*.log"))[-1:]
     text = log.read_text()
     assert "train_cfg = dict(" in text and "Hooks will be executed" in text
-    assert "The run" in text and (tmp_path / "work" / "mbcd.py").is_file()
-    progress = json.loads((tmp_path / "work" / "progress.json").read_text())
+    assert "The run" in text and (folder / "mbcd.py").is_file()
+    progress = json.loads((folder / "progress.json").read_text())
     assert progress["done"] == progress["total"]
 
 

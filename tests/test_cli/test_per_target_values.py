@@ -1,5 +1,7 @@
 """--per-target-values and --sampling: what they set, and where it ends up."""
 
+import functools
+
 import pytest
 from mmengine.config import Config
 
@@ -39,6 +41,7 @@ def resolve(repo, config, *options, tool=train):
     return tool.build_config(tool.parse_args([path, *middle, *options]))
 
 
+@functools.cache
 def chosen(repo, method, dataset, names, target):
     options = ["--modalities", *SETS[names].split(), "--target", target]
     config = f"{dataset}/{method}.py"

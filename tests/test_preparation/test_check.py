@@ -629,7 +629,7 @@ def test_the_command_line(hac, tmp_path, capsys):
 
     done = run_script(
         ROOT / "tools" / "data" / "check.py", config, "--csv", report,
-        "--workers", 2, "--modalities", "video", cwd=ROOT,
+        "--workers", 1, "--modalities", "video", cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     header, row = report.read_text().splitlines()
