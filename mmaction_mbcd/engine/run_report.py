@@ -225,7 +225,9 @@ def _selection(runner: Runner) -> str:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
             keys = ", ".join(getattr(hook, "key_indicators", [str(hook.save_best)]))
-            return f"the checkpoint with the best {keys}, and the latest"
+            count = hook.max_keep_ckpts
+            rest = {-1: "all others", 1: "the latest"}.get(count, f"the last {count}")
+            return f"the checkpoint with the best {keys}, and {rest}"
     return "the latest checkpoint"
 
 
