@@ -111,6 +111,15 @@ class Trace(Hook):
         self.validations.append((runner.epoch, metrics))
 
 
+CHECKPOINT = dict(
+    type="ResumableCheckpointHook",
+    interval=1,
+    max_keep_ckpts=1,
+    save_best="source/top1",
+    rule="greater",
+)
+
+
 def toy_run(work_dir, **kwargs):
     """A runner config: 24 samples, batch 4, so 6 steps an epoch; 4 epochs."""
     loader = dict(
@@ -156,13 +165,7 @@ def toy_run(work_dir, **kwargs):
         param_scheduler=[],
         default_hooks=dict(
             logger=dict(type="LoggerHook", interval=100),
-            checkpoint=dict(
-                type="ResumableCheckpointHook",
-                interval=1,
-                max_keep_ckpts=1,
-                save_best="source/top1",
-                rule="greater",
-            ),
+            checkpoint=dict(CHECKPOINT),
         ),
         custom_hooks=[dict(type="TeacherEMAHook", beta=0.9), dict(type="Trace")],
         default_scope="mmaction",

@@ -167,6 +167,11 @@ class ResumableCheckpointHook(CheckpointHook):
             moved = osp.join(out_dir, osp.basename(str(info[key])))
             if osp.isfile(moved):
                 runner.message_hub.update_info(key, moved)
+        start = runner._load_from
+        if start and osp.realpath(osp.dirname(start)) != osp.realpath(out_dir):
+            # Resumed from elsewhere: files of those names here are another run's.
+            for key in {_KEPT, "keep_ckpt_ids"} & info.keys():
+                runner.message_hub.update_info(key, [])
         super().before_train(runner)
         self._experiment = checks.experiment(runner, runner.train_dataloader.dataset)
         self._saved_at = time.monotonic()

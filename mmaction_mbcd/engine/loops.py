@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch import nn
 
 from ..datasets.seeding import derive_seed
+from .checkpoint_checks import module_of
 from .data_faults import (
     SkippedSamples,
     absence_in_test,
@@ -170,7 +170,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     def _check_parts(self) -> None:
         runner: Runner = self.runner
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = module_of(runner)
         problems = []
         if self.val_interval < 1:
             problems.append(

@@ -12,10 +12,11 @@ from mmaction.registry import HOOKS, RUNNERS
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
+
+from .checkpoint_checks import module_of
 
 PROGRESS_FILE = "progress.json"
 _LONG = (
@@ -118,7 +119,7 @@ def training_page(runner: Runner) -> Iterator[tuple[str, str]]:
     yield "training", _rows(loader)
     if runner._val_loop is not None:
         yield "validation", _rows(runner.val_dataloader)
-    yield from _parameters(_module(runner))
+    yield from _parameters(module_of(runner))
     steps, epochs = len(loader), runner.max_epochs
     batch = f"{loader.batch_size} clips"
     if get_world_size() > 1:
@@ -140,12 +141,8 @@ def test_page(runner: Runner) -> Iterator[tuple[str, str]]:
     yield from _places(runner)
 
 
-def _module(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _common(runner: Runner) -> Iterator[tuple[str, str]]:
-    model = _module(runner)
+    model = module_of(runner)
     method = (runner.cfg.get("method") or {}).get("name")
     yield "method", str(method or type(model).__name__)
     if modalities := getattr(model, "modalities", None):
