@@ -48,6 +48,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--out", metavar="JSON", help="write metrics, seed and sample counts here"
     )
     parser.add_argument(
+        "--predictions",
+        metavar="NPZ",
+        help="keep what the model says of every clip here, for tables and intervals",
+    )
+    parser.add_argument(
         "--dump", metavar="PKL", help="write all predictions to this pickle file"
     )
     return parser.parse_args(argv)
@@ -64,6 +69,8 @@ def build_config(args: argparse.Namespace):
         cli.choose_weights(cfg, args.weights)
     if args.in_domain:
         cli.evaluate_in_domain(cfg)
+    if args.predictions:
+        cli.keep_predictions(cfg, args.predictions)
     if args.dump:
         cli.dump_predictions(cfg, args.dump)
     cli.prepare_cpu_launch(cfg)
@@ -76,22 +83,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
     with cli.one_line_errors():
         cfg = build_config(args)
         runner = cli.build_runner(cfg)
-        meta = cli.CheckpointMeta()
+        meta = cli.CheckpointMeta(
+            config=args.config,
+            checkpoint=args.checkpoint,
+            weights=cli.chosen_weights(cfg),
+            in_domain=args.in_domain,
+            allow_partial=args.allow_partial,
+        )
         runner.register_hook(meta)
         with cli.errors_of_the_start(runner):
             metrics = runner.test()
         cli.print_results(metrics, title=f"{args.config}\n{args.checkpoint}")
         if args.out:
-            cli.write_results(
-                args.out,
-                metrics,
-                config=args.config,
-                checkpoint=args.checkpoint,
-                weights=cli.chosen_weights(cfg),
-                in_domain=args.in_domain,
-                allow_partial=args.allow_partial,
-                **meta.facts,
-            )
+            cli.write_results(args.out, metrics, **meta.facts)
     return metrics
 
 

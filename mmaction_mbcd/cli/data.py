@@ -16,16 +16,16 @@ from ..errors import UsageError, require_file
 SPLITS = ("train", "val", "test")
 
 
-def _datasets(dataset: Mapping) -> Iterator[dict]:
+def innermost_datasets(dataset: Mapping) -> Iterator[dict]:
     """The innermost datasets, inside any ConcatDataset or RepeatDataset."""
     inner = dataset.get("datasets", dataset.get("dataset"))
     if inner is None:
         yield dataset
     elif isinstance(inner, Mapping):
-        yield from _datasets(inner)
+        yield from innermost_datasets(inner)
     else:
         for each in inner:
-            yield from _datasets(each)
+            yield from innermost_datasets(each)
 
 
 def set_modalities(cfg: Config, modalities: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def set_datasets(cfg: Config, **values: object) -> None:
     """Sets arguments of the datasets of all splits."""
     for split in SPLITS:
         loader = cfg.get(f"{split}_dataloader")
-        for dataset in _datasets(loader["dataset"]) if loader else ():
+        for dataset in innermost_datasets(loader["dataset"]) if loader else ():
             dataset.update(values)
 
 
@@ -57,7 +57,7 @@ def first_dataset(cfg: Config) -> dict:
     loaders = [cfg[f"{s}_dataloader"] for s in SPLITS if cfg.get(f"{s}_dataloader")]
     if not loaders:
         raise UsageError("the config has no dataloader")
-    return dict(next(_datasets(loaders[0]["dataset"])))
+    return dict(next(innermost_datasets(loaders[0]["dataset"])))
 
 
 def _described(cfg: Config) -> dict:
@@ -209,5 +209,5 @@ def evaluate_in_domain(cfg: Config) -> None:
     """Tests on the held-out part of the source domains instead of the target."""
     if not cfg.get("test_dataloader"):
         raise UsageError("--in-domain: the config has no test_dataloader")
-    for dataset in _datasets(cfg.test_dataloader["dataset"]):
+    for dataset in innermost_datasets(cfg.test_dataloader["dataset"]):
         dataset["use"] = "in_domain"

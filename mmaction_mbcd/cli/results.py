@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine import checkpoint_checks as checks
+from ..evaluation import PredictionFile
 
 
 @master_only
@@ -34,17 +35,22 @@ def announce_checkpoints(runner: Runner) -> None:
 class CheckpointMeta(Hook):
     """Keeps what the loaded checkpoint says about the run that wrote it.
 
+    A :class:`.PredictionFile` among the test's metrics gets it too.
+
+    Args:
+        known: What is known beside, such as the checkpoint's path.
+
     Attributes:
-        facts: ``seed``, ``epoch`` and ``iter``; ``experiment`` (method, dataset,
-            sources, target, modalities, classes); and ``weights_loaded``, how many
-            weights matched, were missing, unexpected or of another shape. None where
-            the checkpoint does not say.
+        facts: ``known``, and ``seed``, ``epoch`` and ``iter``; ``experiment`` (method,
+            dataset, sources, target, modalities, classes); and ``weights_loaded``, how
+            many weights matched, were missing, unexpected or of another shape. None
+            where the checkpoint does not say.
     """
 
     priority = "LOWEST"  # behind the hook that compares the weights
 
-    def __init__(self) -> None:
-        self.facts: dict[str, object] = {}
+    def __init__(self, **known: object) -> None:
+        self.facts = known
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Notes them.
@@ -54,7 +60,7 @@ class CheckpointMeta(Hook):
         """
         meta = checkpoint.get("meta") or {}
         names = ("seed", "epoch", "iter", "experiment")
-        self.facts = {name: meta.get(name) for name in names}
+        self.facts |= {name: meta.get(name) for name in names}
         fits = [getattr(hook, "loaded", None) for hook in runner.hooks]
         fit = next((fit for fit in fits if fit is not None), None)
         if fit is None:  # a config with MMEngine's own hook
@@ -65,6 +71,12 @@ class CheckpointMeta(Hook):
                 fit, what, bool(runner.cfg.get("allow_partial"))
             )
         self.facts["weights_loaded"] = fit.counts
+
+    def before_test(self, runner: Runner) -> None:
+        """Hands them on."""
+        for metric in runner.test_loop.evaluator.metrics:
+            if isinstance(metric, PredictionFile):
+                metric.facts |= _plain(self.facts)
 
 
 def _plain(value: object) -> object:

@@ -230,9 +230,20 @@ def dump_predictions(cfg: Config, path: str) -> None:
     """Writes every prediction to a pickle file besides evaluating it."""
     if not path.endswith((".pkl", ".pickle")):
         raise UsageError(f"--dump writes a pickle file: {path} must end with .pkl")
+    _evaluate_also(cfg, dict(type="DumpResults", out_file_path=path))
+
+
+def keep_predictions(cfg: Config, path: str) -> None:
+    """Keeps what the model says of every clip, see :class:`.Predictions`."""
+    if not path.endswith(".npz"):
+        raise UsageError(f"--predictions writes an .npz file: {path} must end so")
+    _evaluate_also(cfg, dict(type="PredictionFile", path=path))
+
+
+def _evaluate_also(cfg: Config, metric: dict) -> None:
     evaluators = cfg.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, list) else [evaluators]
-    cfg.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=path)]
+    cfg.test_evaluator = [*evaluators, metric]
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -122,22 +122,25 @@ def check_domains(data_samples: Sequence, count: int | None) -> None:
 
 
 def write_scores(data_samples: Sequence, logits: Mapping[str, Tensor]) -> None:
-    """Writes each head's probabilities into the data samples.
+    """Writes each head's probabilities and logits into the data samples.
 
     Args:
         data_samples: ``N``; get ``pred_score`` and ``pred_label`` of the fused head,
-            and the others' probabilities as metainfo ``pred_scores``.
+            the others' probabilities as metainfo ``pred_scores``, and every head's
+            logits as metainfo ``logits``.
         logits: ``{head: (N, C)}``; ``''`` is the fused head.
     """
-    # One copy from the device for all scores of the batch, (N, heads, C).
-    table = torch.stack([x.softmax(1) for x in logits.values()], dim=1)
+    # One copy from the device for all scores of the batch, (N, 2, heads, C).
+    table = torch.stack(
+        [torch.stack([x.softmax(1), x], dim=1) for x in logits.values()], dim=2
+    )
     table = at_least_float32(table).cpu()
     for sample, rows in zip(data_samples, table.unbind(), strict=True):
-        own = {head: row.clone() for head, row in zip(logits, rows, strict=True)}
+        own, raw = (dict(zip(logits, row.clone(), strict=True)) for row in rows)
         fused = own.pop("")
         sample.set_pred_score(fused)
         sample.set_pred_label(fused.argmax(dim=0, keepdim=True))
-        sample.set_metainfo(dict(pred_scores=own))
+        sample.set_metainfo(dict(pred_scores=own, logits=raw))
 
 
 def _mask(device: torch.device, has: list[bool]) -> Tensor:
