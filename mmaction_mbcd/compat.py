@@ -20,6 +20,8 @@ import types
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
+from .processes import end_with_parent
+
 SUPPORTED = {
     # package: (lowest version admitted, first version refused)
     "torch": ((2, 6), (2, 14)),  # 2.6 is the first to load weights only by default
@@ -267,12 +269,9 @@ def end_with_launcher() -> None:
     Linux kills this process when its parent dies. Its data workers notice within
     seconds. A checkpoint that is being written then is not lost: the old one is there.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or not sys.platform.startswith("linux"):
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    import ctypes
-
-    set_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    end_with_parent()
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None and not osp.exists(f"/proc/{launcher}"):
         os._exit(128 + signal.SIGKILL)  # it died before this process could ask

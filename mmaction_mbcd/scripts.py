@@ -13,10 +13,13 @@ import multiprocessing
 import os
 import runpy
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
+
+from .processes import end_with_parent
 
 IMPORTS = (
     "mmaction_mbcd.cli",
@@ -27,6 +30,8 @@ IMPORTS = (
 """What the tools import."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
+
+_starting = threading.Lock()
 
 
 def prepare(threads: int | None = None, imports: Sequence[str] = IMPORTS) -> None:
@@ -66,7 +71,7 @@ def start_script(
     env: Mapping[str, str] | None = None,
     threads: int | None = None,
 ) -> BaseProcess:
-    """Starts ``python SCRIPT ARGS``.
+    """Starts ``python SCRIPT ARGS``, which ends when this process does.
 
     Args:
         script: Path of a Python script.
@@ -88,13 +93,15 @@ def start_script(
     process = CONTEXT.Process(
         target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
     )
-    process.start()
+    with _starting:
+        process.start()
     return process
 
 
 def _run(
     argv: list[str], cwd: str, environment: dict[str, str], files: list[str]
 ) -> None:
+    end_with_parent()  # the process that forks, which ends with the one that asked
     for descriptor, path in enumerate(files, start=1):
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         file = os.open(path, mode, 0o666)

@@ -150,7 +150,7 @@ class _Component:
         if self.unknown_type:
             yield f"{'.'.join(self.path)}.type: {self.unknown_type}"
         for key in self.config if self.names is not None else ():
-            close = "" if key in self.names else _nearest(key, self.names)
+            close = "" if key in self.names else nearest(key, self.names)
             if key not in self.names and (close or self.closed):
                 where = ".".join((*self.path, key))
                 yield f"{where}: {self.what} takes no {key!r}{close}"
@@ -247,7 +247,7 @@ def _unknown_type(kind: str, registry: Registry) -> str:
     if "." in kind:
         return ""  # of a package that fills its registry later
     names = {name for one in _searched(registry) for name in one.module_dict}
-    return f"no {registry.name} is called {kind!r}{_nearest(kind, names)}"
+    return f"no {registry.name} is called {kind!r}{nearest(kind, names)}"
 
 
 def _option_problems(
@@ -278,7 +278,7 @@ def _option_problems(
         new = _at(after, (*above, key))
         if isinstance(new, Mapping) and "type" in new:
             return  # a component of its own
-        if close := _nearest(key, node):
+        if close := nearest(key, node):
             yield f"{'.'.join((*above, key))} is not in the config{close}"
         return
 
@@ -291,7 +291,7 @@ def _at(node: Any, keys: Sequence[str]) -> Any:
 
 def _unread(option: str, keys: Sequence[str], cfg: Mapping) -> str:
     """A first key that nothing reads: misspelt, incomplete, or the file's variable."""
-    if close := _nearest(keys[0], READ):
+    if close := nearest(keys[0], READ):
         return f"{option}: nothing reads {keys[0]!r}{close}"
     places = [
         ".".join((*part.path, keys[-1]))
@@ -315,7 +315,7 @@ def _top_level_problems(before: Mapping) -> Iterator[str]:
             yield f"{key}: nothing reads it; did you mean {close[0]!r}?"
 
 
-def _nearest(key: str, names: Iterable[str]) -> str:
+def nearest(key: str, names: Iterable[str]) -> str:
     """``; did you mean 'interval'?``, or nothing."""
     lower = {str(name).lower(): str(name) for name in names}
     close = difflib.get_close_matches(key.lower(), lower, 1, _CLOSE)

@@ -55,8 +55,9 @@ class RunReportHook(Hook):
     """Prints a page about the run, and keeps ``progress.json`` in its folder.
 
     The file holds ``phase`` (``'train'``, ``'validation'``, ``'test'``), ``done`` and
-    ``total`` (steps), ``epoch`` and ``epochs``; it is replaced as a whole, so that
-    other processes can read it at any time.
+    ``total`` (steps), ``epoch`` and ``epochs``, and for a forecast ``first``, the
+    steps that were done when this process began to count, and ``seconds`` since then;
+    it is replaced as a whole, so that other processes can read it at any time.
 
     Args:
         interval: Least time between two writes, in seconds.
@@ -67,6 +68,7 @@ class RunReportHook(Hook):
     def __init__(self, interval: float = 1.0) -> None:
         self.interval = interval
         self._written = -float("inf")
+        self._first: dict[str, tuple[int, float]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Prints the page."""
@@ -97,10 +99,12 @@ class RunReportHook(Hook):
     @master_only
     def _note(self, runner: Runner, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
+        first, since = self._first.setdefault(phase, (done, now))
         if now - self._written < self.interval and done < total:
             return
         self._written = now
         facts = dict(phase=phase, done=done, total=total)
+        facts |= dict(first=first, seconds=now - since)
         if phase != "test":
             # A validation comes behind its epoch, which is counted by then.
             epoch = runner.epoch + (phase == "train")

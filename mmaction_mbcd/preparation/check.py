@@ -42,7 +42,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..cli.data import SPLITS, described_domains, first_dataset
+from ..cli.data import (
+    SPLITS,
+    described_domains,
+    first_dataset,
+    innermost_datasets,
+)
 from ..cli.run import weights_problem
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.durations import EARLY, ending_early, seconds_of
@@ -212,15 +217,6 @@ class Row(NamedTuple):
     items: dict[str, Item]  # of each modality
 
 
-def _innermost(dataset: Mapping) -> Iterator[Mapping]:
-    """The datasets inside any ConcatDataset or RepeatDataset."""
-    inner = dataset.get("datasets", dataset.get("dataset"))
-    if inner is None:
-        yield dataset
-    for each in [inner] if isinstance(inner, Mapping) else inner or ():
-        yield from _innermost(each)
-
-
 def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]:
     """Builds the datasets of a config: the loader's split, the settings, the dataset.
 
@@ -237,7 +233,7 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
         )
     used = {split: loader["dataset"] for split, loader in loaders.items() if loader}
     for split, outer in used.items():
-        for settings in _innermost(outer):
+        for settings in innermost_datasets(outer):
             try:
                 dataset = DATASETS.build(dict(settings, lazy_init=True))
                 dataset.full_init()

@@ -1,0 +1,214 @@
+"""What makes two runs the same: the resolved config, the seed and the data."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmaction.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from .. import cli
+from ..cli.data import SPLITS, innermost_datasets
+from .grid import RunSpec
+
+# Where a run lies, what it prints, how fast it is: runs that differ in these alone have
+# the same result (tests/test_engine/test_repeatable.py).
+_INDIFFERENT = {
+    "auto_scale_lr",
+    "custom_imports",
+    "data_root",
+    "env_cfg",
+    "filename",
+    "launcher",
+    "load_from",
+    "log_level",
+    "log_processor",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "published",
+    "read_timeout",
+    "resume",
+    "visualizer",
+    "work_dir",
+}
+_INDIFFERENT_HOOKS = {"checkpoint", "finite", "logger", "report", "timer"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is.
+
+    Attributes:
+        config: The resolved config, but for what does not change the result.
+        seed: Of the training.
+        data: ``{use: {'N': rows, 'sha256': of the annotations}}``.
+    """
+
+    config: Mapping
+    seed: int
+    data: Mapping[str, Mapping]
+
+    @property
+    def digest(self) -> str:
+        """Of all of it, 64 hexadecimal digits."""
+        known = dict(config=self.config, seed=self.seed, data=self.data)
+        text = json.dumps(known, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resolve(spec: RunSpec, settings: Sequence[str] = ()) -> Config:
+    """The config of a run with all its options, as ``tools/train.py`` makes it.
+
+    Args:
+        spec: The run.
+        settings: Further ``key=value``.
+
+    Raises:
+        UsageError: If it cannot be made.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("config")
+    cli.add_data_options(parser)
+    args, _ = parser.parse_known_args(command(spec, settings))
+    return cli.load_config(args)
+
+
+def command(spec: RunSpec, settings: Sequence[str] = ()) -> list[str]:
+    """The config and the options of both tools."""
+    every = [*spec.settings, *settings]
+    bare = spec.options()
+    if spec.settings:  # one --cfg-options for all
+        start = bare.index("--cfg-options")
+        del bare[start : start + 1 + len(spec.settings)]
+    return [spec.config, *bare, *(["--cfg-options", *every] if every else [])]
+
+
+def identity(cfg: Config, seed: int) -> Identity:
+    """What a run of a config is.
+
+    Raises:
+        ValueError: If its data cannot be described.
+        OSError: If an annotation file cannot be read.
+    """
+    return Identity(_stable(cfg.to_dict()), seed, data_identity(cfg))
+
+
+def _stable(value: object, key: str = "") -> object:
+    if isinstance(value, Mapping):
+        gone = _INDIFFERENT | (_INDIFFERENT_HOOKS if key == "default_hooks" else set())
+        return {k: _stable(v, k) for k, v in value.items() if k not in gone}
+    if isinstance(value, (list, tuple)):
+        return [_stable(each) for each in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def data_identity(cfg: Config) -> dict[str, dict]:
+    """Number and hash of the annotations that each use of a config's data has.
+
+    Clips, labels, domains and times; not the media, and not where they lie.
+
+    Returns:
+        ``{use: {'N': int, 'sha256': str}}``; use is train, val or test.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmaction")
+    found = {}
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        if not loader:
+            continue
+        digest, count = hashlib.sha256(), 0
+        for settings in innermost_datasets(loader["dataset"]):
+            rows, hashed = _rows(json.dumps(_unread(settings), default=str))
+            digest.update(hashed.encode())
+            count += rows
+        found[split] = dict(N=count, sha256=digest.hexdigest())
+    return found
+
+
+def _unread(settings: Mapping) -> dict:
+    """A dataset's settings without the transforms that read its clips."""
+    pipelines = {modality: [] for modality in settings["pipelines"]}
+    return dict(settings, pipelines=pipelines, lazy_init=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _rows(settings: str) -> tuple[int, str]:
+    """Number of the rows of a dataset, and their hash."""
+    chosen = json.loads(settings)
+    root = str(chosen.get("data_root", ""))
+    dataset = DATASETS.build(chosen)
+    dataset.full_init()
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        row = {k: v for k, v in dataset.get_data_info(index).items() if k != "files"}
+        text = json.dumps(row, sort_keys=True, default=str)
+        digest.update(text.replace(root, "").encode())
+    return len(dataset), digest.hexdigest()
+
+
+def environment(repo: Path) -> dict:
+    """Code revision, versions and machine, for a record."""
+    names = ("mmaction_mbcd", "mmaction2", "mmengine", "torch", "torchvision", "numpy")
+    versions = {}
+    for name in (*names, "mmcv", "mmcv-lite", "decord", "av"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return dict(
+        revision=revision(repo),
+        python=platform.python_version(),
+        versions=versions,
+        host=platform.node(),
+        processor=_processor(),
+        cores=os.cpu_count(),
+        gpu=gpu,
+    )
+
+
+@functools.cache
+def revision(repo: Path) -> str:
+    """The commit of a checkout, ``+`` where files differ from it; ``''`` if unknown."""
+    try:
+        said = [
+            subprocess.run(
+                ["git", "-C", str(repo), *command],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=20,
+            ).stdout.strip()
+            for command in (
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said[0] + ("+" if said[1] else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()).strip()

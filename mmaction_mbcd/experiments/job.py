@@ -1,0 +1,389 @@
+"""One run from beginning to end: train, choose checkpoints, test, tidy up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+
+from .. import scripts
+from ..analysis.curves import read_curves
+from ..engine.run_report import PROGRESS_FILE
+from ..processes import end_unless_alive, end_with_parent
+from .grid import RunSpec
+from .identity import command
+from .run_folder import RunFolder, line_that_matters, write_json
+
+_LOOK = 0.3  # s between two looks at a process
+
+
+class ToolError(RuntimeError):
+    """A tool ended with an error; the message is the line that says why."""
+
+
+class Stopped(Exception):
+    """A run was told to stop; it can be continued."""
+
+
+class RunningTool(Protocol):
+    """A process of one of the tools."""
+
+    def exitcode(self) -> int | None:
+        """None while it runs."""
+
+    def terminate(self) -> None:
+        """Asks it to end, as a batch system does; it says what it saved."""
+
+
+Launch = Callable[[Sequence[str], Path, Mapping[str, str]], RunningTool]
+"""Starts a command line, with a file for its output and changes of the environment."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one job gets of a machine.
+
+    Attributes:
+        threads: OpenMP threads of each of its processes; the environment's if None.
+        workers: Data workers of each loader at most; the config's if None.
+        devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; the environment's if
+            None.
+        processes: Processes that train together, one per GPU.
+    """
+
+    threads: int | None = None
+    workers: int | None = None
+    devices: tuple[str, ...] | None = None
+    processes: int = 1
+
+    def environment(self) -> dict[str, str]:
+        """Changes of the environment."""
+        changes = {}
+        if self.threads is not None:
+            changes["OMP_NUM_THREADS"] = str(self.threads)
+        if self.devices is not None:
+            changes["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+        return changes
+
+
+def checked_settings(spec: RunSpec, select: Sequence[str]) -> list[str]:
+    """What the rules of selection need of a training, as ``key=value``."""
+    watched = "oracle" in select or spec.purpose == "leave_one_source_out"
+    settings = ["val_dataloader.dataset.watch_target=True"] if watched else []
+    if "oracle" in select and spec.purpose == "grid":
+        settings.append("default_hooks.checkpoint.save_best=[source/top1,target/top1]")
+    if "leave_one_source_out" in select and spec.purpose == "grid":
+        settings.append("default_hooks.checkpoint.max_keep_ckpts=-1")
+    return settings
+
+
+@dataclass
+class Job:
+    """What :meth:`run` does.
+
+    Attributes:
+        folder: The run's.
+        repo: Where ``tools`` lies.
+        select: Rules, see :data:`.grid.RULES`.
+        evaluate: See :data:`.grid.EVALUATIONS`.
+        keep_checkpoints: See :class:`.Grid`.
+        left_out: Folders of the runs that choose this one's epoch.
+        share: Its part of the machine.
+    """
+
+    folder: RunFolder
+    repo: Path
+    select: Sequence[str] = ("source",)
+    evaluate: Sequence[str] = ("target",)
+    keep_checkpoints: str = "best"
+    left_out: Sequence[RunFolder] = ()
+    share: Share = field(default_factory=Share)
+
+    def run(self, launch: Launch, stop: threading.Event | None = None) -> None:
+        """Does what is not done yet, and notes how far it is.
+
+        Args:
+            launch: Starts a tool.
+            stop: Set from outside to stop; the run can be continued.
+
+        Raises:
+            ToolError: If a tool fails; the folder says so too.
+            BusyError: If another process works on the run.
+            Stopped: If it was stopped.
+        """
+        stop = stop or threading.Event()
+        with self.folder.held():
+            attempts = self.folder.noted.get("attempts", 0) + 1
+            self.folder.note(
+                state="running", attempts=attempts, started=time.time(), error=""
+            )
+            try:
+                self._steps(launch, stop)
+            except Stopped:
+                self.folder.note(state="interrupted")
+                raise
+            except ToolError as error:
+                self.folder.note(state="failed", error=str(error), ended=time.time())
+                raise
+            self.folder.note(state="finished", phase="", ended=time.time())
+
+    def _steps(self, launch: Launch, stop: threading.Event) -> None:
+        noted = self.folder.noted
+        # A rule that is asked for later may need a checkpoint that was not kept;
+        # training again gives the same one, to the bit.
+        gone = noted.get("trained") and any(not self._can_test(r) for r in self._due())
+        if not noted.get("trained") or gone:
+            self.folder.note(trained=False)
+            self._tool("train", self.train_command(), launch, stop)
+            self.folder.note(trained=True)
+        unavailable = []
+        for rule in self._due():
+            if self._can_test(rule):
+                for evaluation in self.evaluate:
+                    self._test(rule, self.epoch_of(rule), evaluation, launch, stop)
+            else:
+                unavailable.append(rule)
+        self.folder.note(unavailable=unavailable)
+        self._tidy_up()
+
+    def _due(self) -> list[str]:
+        """The rules whose results are not all there."""
+        if self.folder.spec.purpose != "grid":
+            return []
+        return [
+            rule
+            for rule in self.select
+            if rule != "leave_one_source_out" or self.left_out
+            if any(not self._has(rule, evaluation) for evaluation in self.evaluate)
+        ]
+
+    def _has(self, rule: str, evaluation: str) -> bool:
+        results = self.folder.results_file(rule, evaluation)
+        return (
+            results.is_file()
+            and self.folder.predictions_file(rule, evaluation).is_file()
+        )
+
+    def _can_test(self, rule: str) -> bool:
+        epoch = self.epoch_of(rule)
+        return epoch is not None and self.checkpoint_of(epoch) is not None
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to do, as far as it can be done."""
+        unavailable = self.folder.noted.get("unavailable", ())
+        due = [rule for rule in self._due() if rule not in unavailable]
+        return self.folder.state == "finished" and not due
+
+    # ------------------------------------------------------------------- commands
+
+    def settings(self) -> list[str]:
+        """``key=value`` beside the run's own."""
+        workers = self.share.workers
+        settings = checked_settings(self.folder.spec, self.select)
+        for split in ("train", "val", "test") if workers is not None else ():
+            settings.append(f"{split}_dataloader.num_workers={workers}")
+            settings.append(f"{split}_dataloader.persistent_workers={workers > 0}")
+        return settings
+
+    def train_command(self) -> list[str]:
+        """Of ``tools/train.py``."""
+        spec = self.folder.spec
+        config, *options = command(spec, self.settings())
+        own = ["--seed", str(spec.seed), "--resume", "--work-dir"]
+        return [*self._launcher("train"), config, *self._processes(), *options, *own,
+                str(self.folder.path)]  # fmt: skip
+
+    def test_command(
+        self, checkpoint: Path, rule: str, evaluation: str = "target"
+    ) -> list[str]:
+        """Of ``tools/test.py``."""
+        config, *options = command(self.folder.spec, self.settings())
+        own = ["--work-dir", str(self.folder.path)]
+        own += ["--out", str(self.folder.results_file(rule, evaluation))]
+        own += ["--predictions", str(self.folder.predictions_file(rule, evaluation))]
+        own += ["--in-domain"] if evaluation == "in_domain" else []
+        place = [config, str(checkpoint), *self._processes()]
+        return [*self._launcher("test"), *place, *options, *own]
+
+    def _launcher(self, tool: str) -> list[str]:
+        name = f"dist_{tool}.sh" if self.share.processes > 1 else f"{tool}.py"
+        return [str(self.repo / "tools" / name)]
+
+    def _processes(self) -> list[str]:
+        return [str(self.share.processes)] if self.share.processes > 1 else []
+
+    def _tool(
+        self,
+        phase: str,
+        line: Sequence[str],
+        launch: Launch,
+        stop: threading.Event,
+    ) -> None:
+        log, began = self.folder.path / f"{phase}.log", time.monotonic()
+        self.folder.note(phase=phase)
+        if stop.is_set():
+            raise Stopped
+        (self.folder.path / PROGRESS_FILE).unlink(missing_ok=True)
+        start = log.stat().st_size if log.exists() else 0
+        tool = launch(line, log, self.share.environment())
+        try:
+            while tool.exitcode() is None:
+                if stop.wait(_LOOK):
+                    tool.terminate()
+                    raise Stopped
+        except BaseException:
+            tool.terminate()
+            raise
+        seconds = self.folder.noted.get("seconds", {})
+        passed = seconds.get(phase, 0) + time.monotonic() - began
+        self.folder.note(seconds=seconds | {phase: round(passed, 1)})
+        if code := tool.exitcode():
+            if stop.is_set():
+                raise Stopped
+            said = line_that_matters(log, start) or "no output"
+            raise ToolError(f"{phase}: {said} (exit code {code}; {log})")
+
+    # ------------------------------------------------------------------ selection
+
+    def epoch_of(self, rule: str) -> int | None:
+        """The epoch that a rule chooses; None if its checkpoint is not there."""
+        if rule == "last":
+            epochs = [int(p.stem[6:]) for p in self.folder.path.glob("epoch_*.pth")]
+            return max(epochs, default=None)
+        if rule == "leave_one_source_out":
+            return best_left_out_epoch([f.path for f in self.left_out])
+        role = {"source": "source", "oracle": "target"}[rule]
+        found = sorted(self.folder.path.glob(f"best_{role}_top1_epoch_*.pth"))
+        return int(found[-1].stem.rpartition("_")[2]) if found else None
+
+    def checkpoint_of(self, epoch: int) -> Path | None:
+        """Where the weights of a chosen epoch are; None if they are gone."""
+        heads = ("best_source_top1_", "best_target_top1_", "")
+        paths = [self.folder.path / f"{head}epoch_{epoch}.pth" for head in heads]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _test(
+        self,
+        rule: str,
+        epoch: int,
+        evaluation: str,
+        launch: Launch,
+        stop: threading.Event,
+    ) -> None:
+        if self._has(rule, evaluation):
+            return
+        results = self.folder.results_file(rule, evaluation)
+        predictions = self.folder.predictions_file(rule, evaluation)
+        for other in self.select:  # of the same weights the same is said
+            if self.folder.results(other, evaluation).get("epoch") == epoch:
+                same = self.folder.predictions_file(other, evaluation)
+                if other != rule and same.is_file():
+                    shutil.copyfile(same, predictions)
+                    write_json(results, self.folder.results(other, evaluation))
+                    return
+        checkpoint = self.checkpoint_of(epoch)
+        name = "test_" + results.stem.removeprefix("results_")
+        self._tool(name, self.test_command(checkpoint, rule, evaluation), launch, stop)
+
+    def _tidy_up(self) -> None:
+        """Removes what a finished run needs no more."""
+        if self.keep_checkpoints == "all":
+            return
+        kept = None
+        if self.keep_checkpoints == "best" and self.folder.spec.purpose == "grid":
+            epoch = self.epoch_of(self.select[0])
+            kept = None if epoch is None else self.checkpoint_of(epoch)
+        for path in self.folder.path.glob("*.pth"):
+            if path != kept:
+                path.unlink()
+        (self.folder.path / "last_checkpoint").unlink(missing_ok=True)
+
+
+def best_left_out_epoch(runs: Sequence[Path]) -> int | None:
+    """The epoch whose accuracy on the left-out sources, on average, is best.
+
+    The earlier of equal ones, as with a run's own validation.
+
+    Args:
+        runs: Folders of runs, each with another source left out; None if there are
+            none, or one has not been validated.
+    """
+    try:
+        curves = [read_curves(run)["target/top1"] for run in runs]
+    except (FileNotFoundError, KeyError):
+        return None
+    if not curves:
+        return None
+    return int(pd.concat(curves, axis=1).dropna().mean(axis=1).idxmax())
+
+
+# ---------------------------------------------------------------------------- launching
+
+
+class _Forked:
+    def __init__(self, process) -> None:
+        self._process = process
+
+    def exitcode(self) -> int | None:
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        if self._process.exitcode is None:
+            self._process.terminate()
+        self._process.join()
+
+
+def forked(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> RunningTool:
+    """In a process that has done the imports already; for Python scripts."""
+    if not line[0].endswith(".py"):
+        return spawned(line, log, changes)
+    threads = changes.get("OMP_NUM_THREADS")
+    process = scripts.start_script(
+        line[0], line[1:], log, env=changes, threads=int(threads) if threads else None
+    )
+    return _Forked(process)
+
+
+class _Spawned:
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._process = process
+
+    def exitcode(self) -> int | None:
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+
+
+def spawned(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> RunningTool:
+    """In a new process."""
+    whole = [sys.executable, *line] if line[0].endswith(".py") else list(line)
+    environment = {**os.environ, "PYTHON": sys.executable, **changes}
+    parent = os.getpid()
+
+    def end_with_us() -> None:
+        end_with_parent()
+        end_unless_alive(parent)
+
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            whole,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=end_with_us,
+        )
+    return _Spawned(process)

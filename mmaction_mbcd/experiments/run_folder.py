@@ -1,0 +1,196 @@
+"""The folder of one run: what it is, how far it is, what it found."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.run_report import PROGRESS_FILE
+from ..evaluation.predictions import Predictions
+from .grid import RunSpec
+
+RUN_FILE, STATE_FILE, LOCK_FILE = "run.json", "state.json", "lock"
+
+STATES = ("waiting", "running", "interrupted", "failed", "finished")
+"""Of a run. Interrupted: it was begun and nobody works on it."""
+
+
+class BusyError(RuntimeError):
+    """Another process works on a run."""
+
+
+@dataclass
+class RunFolder:
+    """The files of a run; each is replaced as a whole.
+
+    ========================= =======================================================
+    ``run.json``              what it is: the spec, the identity and its digest, and
+                              of each start revision, versions and machine
+    ``state.json``            how far it is
+    ``lock``                  held by the process that works on it
+    ``train.log``             output of ``tools/train.py``, and ``test_*.log``
+    ``results_*.json``        metrics by rule and evaluation
+    ``predictions_*.npz``     what the model says of every clip, likewise
+    ========================= =======================================================
+
+    Beside them lies what a training leaves: checkpoints, MMEngine's logs, its config.
+    """
+
+    path: Path
+
+    # ----------------------------------------------------------------- what it is
+
+    def record(self, known: Mapping) -> None:
+        """Writes what it is, unless it is there."""
+        if not (self.path / RUN_FILE).exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / RUN_FILE, dict(known))
+
+    @property
+    def known(self) -> dict:
+        """What ``run.json`` holds; empty if there is none."""
+        return read_json(self.path / RUN_FILE) or {}
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run."""
+        return RunSpec.read(self.known["spec"])
+
+    # ------------------------------------------------------------- how far it is
+
+    @property
+    def noted(self) -> dict:
+        """What ``state.json`` holds; empty if there is none."""
+        return read_json(self.path / STATE_FILE) or {}
+
+    def note(self, **facts: object) -> None:
+        """Adds to ``state.json``."""
+        write_json(self.path / STATE_FILE, self.noted | facts)
+
+    @property
+    def state(self) -> str:
+        """One of :data:`STATES`."""
+        said = self.noted.get("state", "waiting")
+        if said == "running" and not self.is_held():
+            return "interrupted"
+        return said
+
+    def is_held(self) -> bool:
+        """Whether a process works on it, on this machine or where flock reaches."""
+        try:
+            with open(self.path / LOCK_FILE, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Works on it.
+
+        Raises:
+            BusyError: If another process does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK_FILE, "ab") as file:
+            for attempt in range(5):  # is_held() of others holds it for a moment
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.1 * attempt)
+            else:
+                noted = self.noted
+                raise BusyError(
+                    f"{self.path} is being worked on by process {noted.get('pid')} "
+                    f"on {noted.get('host')}"
+                )
+            self.note(pid=os.getpid(), host=socket.gethostname())
+            yield
+
+    @property
+    def progress(self) -> dict:
+        """Phase, done and total steps, epoch and epochs, as the run last noted."""
+        return read_json(self.path / PROGRESS_FILE) or {}
+
+    # ------------------------------------------------------------ what it found
+
+    def results(self, rule: str, evaluation: str = "target") -> dict:
+        """Metrics and facts of one test; empty if there is none."""
+        return read_json(self.results_file(rule, evaluation)) or {}
+
+    def results_file(self, rule: str, evaluation: str = "target") -> Path:
+        """Where they are."""
+        return self.path / f"results_{_key(rule, evaluation)}.json"
+
+    def predictions_file(self, rule: str, evaluation: str = "target") -> Path:
+        """What the model says of every clip."""
+        return self.path / f"predictions_{_key(rule, evaluation)}.npz"
+
+    def predictions(self, rule: str, evaluation: str = "target") -> Predictions | None:
+        """The same, read; None if there are none."""
+        path = self.predictions_file(rule, evaluation)
+        return Predictions.load(path) if path.is_file() else None
+
+    def error(self) -> str:
+        """The line that says why it failed, or ``''``."""
+        return self.noted.get("error", "")
+
+
+def _key(rule: str, evaluation: str) -> str:
+    return rule if evaluation == "target" else f"{rule}_{evaluation}"
+
+
+_SAYS_WHY = re.compile(r"\berror: |^(\w+\.)*\w*(Error|Exception|Interrupt)\b")
+
+
+def line_that_matters(log: Path, start: int = 0) -> str:
+    """The line of a tool's output that says why it ended.
+
+    That is the last one which looks like an error, or else the last one.
+
+    Args:
+        log: File of the output.
+        start: Byte from which on it is looked at.
+    """
+    try:
+        text = log.read_bytes()[start:].decode(errors="replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if _SAYS_WHY.search(line)]
+    return (telling or lines or [""])[-1]
+
+
+def read_json(path: Path) -> dict | None:
+    """A JSON file's object; None if there is no such file, or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Replaces a file as a whole.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; the old one stays.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
