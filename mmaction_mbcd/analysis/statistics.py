@@ -17,28 +17,32 @@ pigeonhole bootstrap*, Annals of Applied Statistics 1(2)) gives the mean a varia
 can be written down. With the mean squares MS_seed, MS_clip and MS_e of the two-way
 table it is, up to factors of (S - 1) / S and (N - 1) / N,
 
-    (MS_seed + MS_clip + MS_e) / (S N),
+    (MS_seed + MS_clip + MS_e) / (S N).
 
-but what it estimates, the variance of the mean, is var(a) / S + var(b) / N +
-var(e) / (S N), and that is the expectation of (MS_seed + MS_clip - MS_e) / (S N): the
-bootstrap counts the residual three times and, at S = 3, the seeds by two thirds. So
-resampling is replaced by its moments without those errors, in two parts that are not
-negative,
+What it is to estimate, the variance of the mean, is var(a) / S + var(b) / N +
+var(e) / (S N), the expectation of (MS_seed + MS_clip - MS_e) / (S N): the bootstrap
+counts the residual three times and, at S = 3, the seeds by two thirds. So its moments
+are used without these errors, in two parts of which neither is expected below 0,
 
-    V = V_seed + V_clip,    V_seed = MS_seed / (S N),    V_clip = (MS_clip - MS_e) / (S N).
+    V = V_seed + V_clip,
+    V_seed = MS_seed / (S N),    V_clip = max(0, MS_clip - MS_e) / (S N).
 
-Few seeds tell little about V_seed, so that quantiles of the normal distribution (or of
-resampled means) are too short. The quantile used is the average of those of Student's
+Few seeds tell little about V_seed, so that quantiles of the normal distribution, or of
+resampled means, are too short. The quantile used is the average of those of Student's
 t, each part's with its degrees of freedom, weighted by the parts' shares of V (Cochran
-& Cox 1950, *Experimental Designs*, section 4.14). Seed variances of several targets or
-methods with equal S are added first; their sum has the degrees of freedom
+& Cox 1950, *Experimental Designs*, for two means of unequal variances). Seed variances
+v of several targets or methods of equal S are added first; the sum has the degrees of
+freedom
 
-    (S (sum v)^2 / sum v^2) - 1,
+    S (sum v)^2 / (sum v^2) - 1,
 
-which is S - 1 for one variance, and for k equal ones lies between Satterthwaite's k (S - 1),
-which is too small on average when S = 2, and the bias-corrected k (S + 1) - 2, too large
-for unequal variances. Tests use the same quantiles: p < .05 exactly where the 95 %
-interval excludes 0.
+S - 1 for one variance, and on average between Satterthwaite's estimate, (S - 1) in both
+places and 0 for 1, too small for few seeds, and the one without bias in the sum of
+squares, S + 1 and 2, too large for unequal variances. Tests use the same quantiles: p <
+.05 exactly where the 95 % interval excludes 0.
+
+Simulated coverage of nominal 95 % is in the tests. It lies within 93 and 97 % from
+three seeds on. Two seeds are too few to be exact: it lies above, up to 98.5 %.
 """
 
 from collections import defaultdict
@@ -47,8 +51,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
+from scipy.signal import fftconvolve
 from scipy.special import ndtri, stdtrit
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
+from statsmodels.stats.multitest import multipletests
 
 
 def accuracy_interval(
@@ -213,12 +219,140 @@ def paired_difference(
     return Comparison(difference, max(low, -1.0), min(high, 1.0), p_value, covers)
 
 
+def mcnemar_test(
+    cell: np.ndarray, reference: np.ndarray, clusters: np.ndarray | None = None
+) -> float:
+    """Whether trained models of two methods differ on one target's clips: two-sided p.
+
+    With one seed each this is the exact McNemar test: of the clips that one of the two
+    has right and the other wrong, as many each way. With several seeds it compares the
+    per-clip means over seeds: were the methods alike on every clip, each clip's
+    difference would be as likely with the other sign, and p is the share of all sign
+    changes with a mean difference at least as large (Fisher's permutation test, summed
+    exactly; below 1e-12 it is rounding). The result is about these trainings: it does
+    not know how other seeds would do, which :func:`paired_difference` does. Like the
+    exact McNemar test it is conservative where few clips differ.
+
+    Args:
+        cell: (S, N) of whether seed s is right on clip i.
+        reference: (S', N), the same clips in the same order.
+        clusters: (N,) ids, equal for rows of the same clip: one sign for all.
+
+    Raises:
+        ValueError: As :func:`paired_difference`.
+    """
+    (method, other), *_ = _tables([[cell], [reference]], None)
+    per_clip = len(other) * method.sum(0) - len(method) * other.sum(0)
+    if clusters is not None:
+        _, column = np.unique(clusters, return_inverse=True)
+        per_clip = np.bincount(column, per_clip)
+    differences = per_clip.astype(int)
+    return _sign_test(differences // max(np.gcd.reduce(differences), 1))
+
+
+def _sign_test(differences: np.ndarray) -> float:
+    """P(|sum of randomly signed| >= |sum|) of integers."""
+    sizes, counts = np.unique(np.abs(differences), return_counts=True)
+    # Positive signs add 2 x size each to minus the total; here in steps of 2.
+    distribution = np.ones(1)
+    for size, count in zip(sizes[sizes > 0], counts[sizes > 0], strict=True):
+        steps = np.zeros(size * count + 1)
+        steps[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        distribution = fftconvolve(distribution, steps)
+    total = len(distribution) - 1
+    sums = 2 * np.arange(total + 1) - total
+    return float(distribution[np.abs(sums) >= abs(differences.sum())].sum().clip(0, 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p values of a family, by name: the chance of any false alarm.
+
+    NaN (a missing result) stays NaN and does not count.
+    """
+    known = {name: p for name, p in p_values.items() if not np.isnan(p)}
+    if not known:
+        return dict(p_values)
+    adjusted = multipletests(list(known.values()), method="holm")[1].tolist()
+    return dict(p_values) | dict(zip(known, adjusted, strict=True))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The two best methods of a column, and whether the data say so.
+
+    Attributes:
+        best: Of the highest mean; the first given of equal ones.
+        second: Of the next, None if there is one method.
+        best_supported: The best differs from every other method.
+        second_supported: The second differs from every method below it.
+        p_values: Of the best against each other method, adjusted by Holm.
+        covers: As of :class:`Estimate`: with ``clips``, support is for the trainings at
+            hand, not for the methods.
+    """
+
+    best: str
+    second: str | None
+    best_supported: bool
+    second_supported: bool
+    p_values: dict[str, float]
+    covers: str
+
+
+def supported_best(
+    methods: Mapping[str, Sequence[np.ndarray]],
+    clusters: Sequence[np.ndarray | None] | None = None,
+    alpha: float = 0.05,
+) -> Ranking:
+    """Which method of a column is best, and which second, where the data support it.
+
+    The best is compared with every other method by :func:`paired_difference`, and is
+    supported if all p values, adjusted by Holm, are below ``alpha``; the second
+    likewise against those below it. If methods are equal, one is called best with a
+    chance below ``alpha``: it has to differ also from the one next to it. A method with
+    nothing to compare with is not supported.
+
+    Args:
+        methods: Cells by method, all of the same targets and clips.
+        clusters: As in :func:`paired_difference`.
+        alpha: Level of the family of comparisons.
+
+    Raises:
+        ValueError: If there is no method; as :func:`paired_difference`.
+    """
+    if not methods:
+        raise ValueError("there is no method to be the best")
+    means = {m: np.mean([np.mean(c) for c in cells]) for m, cells in methods.items()}
+    ranked = sorted(means, key=lambda m: -means[m])
+
+    def against_lower(position: int) -> dict[str, Comparison]:
+        first, *lower = ranked[position:]
+        return {
+            m: paired_difference(methods[first], methods[m], clusters) for m in lower
+        }
+
+    best = against_lower(0)
+    p_values = holm({m: c.p_value for m, c in best.items()})
+    second = against_lower(1) if best else {}
+    second_p = holm({m: c.p_value for m, c in second.items()})
+    tables = _tables(list(methods.values()), clusters)
+    return Ranking(
+        best=ranked[0],
+        second=ranked[1] if best else None,
+        best_supported=bool(best) and max(p_values.values()) < alpha,
+        second_supported=bool(second) and max(second_p.values()) < alpha,
+        p_values=p_values,
+        covers=_covers(tables),
+    )
+
+
 def _tables(methods, clusters) -> list[list[np.ndarray]]:
     """Per target the methods' (S, clusters) tables, checked."""
     targets = len(methods[0])
     if not targets or any(len(cells) != targets for cells in methods):
         counts = [len(cells) for cells in methods]
-        raise ValueError(f"need the same targets of every method, one at least: {counts}")
+        raise ValueError(
+            f"need the same targets of every method, one at least: {counts}"
+        )
     clusters = [None] * targets if clusters is None else clusters
     if len(clusters) != targets:
         raise ValueError(f"{len(clusters)} targets have clusters, {targets} have cells")
@@ -239,9 +373,7 @@ def _table(cell: np.ndarray) -> np.ndarray:
     return table.astype(float)
 
 
-def _joined(
-    tables: list[np.ndarray], clusters: np.ndarray | None
-) -> list[np.ndarray]:
+def _joined(tables: list[np.ndarray], clusters: np.ndarray | None) -> list[np.ndarray]:
     """Columns of the same clip as one, such that means stay and clusters vary as drawn.
 
     The mean is a ratio, of sums by sums over clusters; its first-order change by
@@ -251,7 +383,9 @@ def _joined(
     if clusters is not None:
         sizes.add(len(clusters))
     if len(sizes) > 1:
-        raise ValueError(f"one target's clips do not match: N is each of {sorted(sizes)}")
+        raise ValueError(
+            f"one target's clips do not match: N is each of {sorted(sizes)}"
+        )
     if clusters is None:
         return tables
     _, column = np.unique(np.asarray(clusters), return_inverse=True)
