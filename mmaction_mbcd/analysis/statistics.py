@@ -241,12 +241,14 @@ def mcnemar_test(
     Raises:
         ValueError: As :func:`paired_difference`.
     """
-    (method, other), *_ = _tables([[cell], [reference]], None)
-    per_clip = len(other) * method.sum(0) - len(method) * other.sum(0)
+    tables = [_table(cell), _table(reference)]
+    _check_clips(tables, clusters)
+    method, other = tables
+    differences = len(other) * method.sum(0) - len(method) * other.sum(0)
     if clusters is not None:
-        _, column = np.unique(clusters, return_inverse=True)
-        per_clip = np.bincount(column, per_clip)
-    differences = per_clip.astype(int)
+        _, column = np.unique(np.asarray(clusters), return_inverse=True)
+        differences = np.bincount(column, differences)
+    differences = differences.astype(int)
     return _sign_test(differences // max(np.gcd.reduce(differences), 1))
 
 
@@ -373,19 +375,22 @@ def _table(cell: np.ndarray) -> np.ndarray:
     return table.astype(float)
 
 
+def _check_clips(tables: list[np.ndarray], clusters: np.ndarray | None) -> None:
+    sizes = {table.shape[1] for table in tables}
+    sizes |= set() if clusters is None else {len(clusters)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"clips of one target have to match, but N is each of {sorted(sizes)}"
+        )
+
+
 def _joined(tables: list[np.ndarray], clusters: np.ndarray | None) -> list[np.ndarray]:
     """Columns of the same clip as one, such that means stay and clusters vary as drawn.
 
     The mean is a ratio, of sums by sums over clusters; its first-order change by
     cluster g is sum_(i in g) (y_si - m) / N.
     """
-    sizes = {table.shape[1] for table in tables}
-    if clusters is not None:
-        sizes.add(len(clusters))
-    if len(sizes) > 1:
-        raise ValueError(
-            f"one target's clips do not match: N is each of {sorted(sizes)}"
-        )
+    _check_clips(tables, clusters)
     if clusters is None:
         return tables
     _, column = np.unique(np.asarray(clusters), return_inverse=True)
