@@ -6,15 +6,17 @@ plan      what would run: runs, steps, disk, time; what cannot run, and why
 run       trains and tests what is not finished; call it again to go on
 resume    the same, and repeats what failed
 status    how far it is
-commands  the runs as command lines, for any other queue
+table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
 
 The grid is a YAML file, or flags; docs/experiments.md has its keys.
 """
 
 import argparse
+import importlib
+import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -28,9 +30,11 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
-from mmaction_mbcd.experiments import local, status
+from mmaction_mbcd.experiments import local, planning, status, table_text, tables
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
+from mmaction_mbcd.experiments.job import Share
+from mmaction_mbcd.experiments.run_folder import write_json
 from mmaction_mbcd.progress import Meter
 
 REPO = Path(__file__).resolve().parent.parent
@@ -88,10 +92,34 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="until all have ended")
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--no-measure", action="store_true", help="do not measure steps for the time"
+    )
+
+
+def _add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("train", nargs="+", help="arguments of tools/train.py")
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", choices=RULES, help="default: each of the grid's")
+    parser.add_argument("--evaluation", choices=EVALUATIONS, help="default: each")
+    parser.add_argument(
+        "--head", default="", help="a modality, student or teacher (default: fused)"
+    )
+    parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
+
+
 VERBS = {
+    "plan": _add_plan,
     "run": _add_run,
     "resume": _add_run,
     "status": _add_status,
+    "table": _add_table,
+    "measure": _add_measure,
 }
 
 
@@ -119,6 +147,91 @@ def load(args: argparse.Namespace) -> Experiment:
     return experiment
 
 
+def plan(args: argparse.Namespace, console: Console) -> int:
+    """Says what would run and what cannot."""
+    scripts.prepare()
+    experiment = load(args)
+    machine = _machine(args)
+    with Meter("looking at configs and data", "runs", len(experiment.runs)) as meter:
+        found = planning.plan(experiment, lambda: meter.add(1))
+    if found.needs and not args.no_measure:
+        total = planning.kinds(found.needs, machine[0])
+        with Meter("measuring steps", "methods", total) as meter:
+            found.problems += planning.measure(
+                experiment, found.needs, machine[0], advance=lambda: meter.add(1)
+            )
+    console.print(planning.table(found, len(machine)))
+    if problem := planning.disk_problem(experiment, found, len(machine)):
+        found.problems.append(problem)
+    for problem in dict.fromkeys(found.problems):
+        console.print(f"cannot run: {problem}", style="red", highlight=False)
+    return 1 if found.problems else 0
+
+
+def measure(args: argparse.Namespace, console: Console) -> int:
+    """Makes some steps, for plan."""
+    train = importlib.import_module("train")  # it lies beside this file
+    cfg = train.build_config(train.parse_args(args.train))
+    write_json(args.out, planning.measure_steps(cfg, args.steps))
+    return 0
+
+
+def table(args: argparse.Namespace, console: Console) -> int:
+    """Writes the tables and shows the first."""
+    experiment = Experiment.open(args.out, REPO)
+    grid = experiment.grid
+    rules = [args.rule] if args.rule else grid.select
+    evaluations = [args.evaluation] if args.evaluation else grid.evaluate
+    reference = args.reference or grid.reference
+    shown = False
+    for evaluation, rule in itertools.product(evaluations, rules):
+        try:
+            records = tables.read_records(experiment, rule, evaluation, args.head)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        frame = tables.summarise(records, reference)
+        for written in tables_files(args, records, frame):
+            console.print(f"table: {written}", highlight=False, soft_wrap=True)
+        if not shown:
+            _show_table(records, frame, console)
+        shown = True
+    return 0
+
+
+def tables_files(args, records, frame) -> Iterator[Path]:
+    """Writes a table as Markdown, LaTeX and CSV."""
+    name = "_".join(filter(None, (records.evaluation, records.rule, args.head)))
+    folder = args.out / "tables"
+    folder.mkdir(exist_ok=True)
+    notes = [*records.notes, *(f"Missing: {each}." for each in records.missing)]
+    for suffix, text in (
+        (".md", table_text.markdown(frame, notes)),
+        (".tex", table_text.latex(frame)),
+        (".csv", frame.to_csv(index=False)),
+    ):
+        path = (folder / name.replace("/", "-")).with_suffix(suffix)
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _show_table(records, frame, console: Console) -> None:
+    for each in table_text.terminal(frame):
+        console.print(each)
+    for note in records.notes:
+        console.print(f"   {note}")
+    if records.missing:
+        console.print(
+            f"   {len(records.missing)} runs are missing, such as {records.missing[0]}"
+        )
+
+
+def _machine(args: argparse.Namespace) -> list[Share]:
+    try:
+        return local.shares(args.jobs, args.gpus, args.gpus_per_job)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
     scripts.prepare()
@@ -130,10 +243,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not experiment.job(run).is_done()
         and (args.verb == "resume" or run.folder.state != "failed")
     ]
-    try:
-        machine = local.shares(args.jobs, args.gpus, args.gpus_per_job)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
+    machine = _machine(args)
     console.print(status.headline(experiment))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)
@@ -166,7 +276,14 @@ def show(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-DO = {"run": run, "resume": run, "status": show}
+DO = {
+    "plan": plan,
+    "run": run,
+    "resume": run,
+    "status": show,
+    "table": table,
+    "measure": measure,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
