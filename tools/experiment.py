@@ -252,11 +252,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _ended(experiment: Experiment, console: Console) -> int:
     console.print(status.headline(experiment))
-    failed = [r for r in experiment.runs if r.folder.state == "failed"]
-    if failed:
+    found = status.counts(experiment.runs)
+    if found["failed"]:
         console.print(status.table(experiment))
         console.print("`resume` repeats what failed.")
-    return 1 if failed else 0
+    elif found["interrupted"]:  # it could not even write that it failed
+        console.print("`run` goes on with what was interrupted.")
+    return 1 if found["failed"] or found["interrupted"] else 0
 
 
 def show(args: argparse.Namespace, console: Console) -> int:
@@ -270,10 +272,16 @@ def show(args: argparse.Namespace, console: Console) -> int:
     strangers = list(experiment.strangers())
     if strangers:
         console.print(
-            f"{len(strangers)} folders of runs are not of this grid, such as "
-            f"{strangers[0]}: an earlier config's, which no table has."
+            f"{_folders(len(strangers))} not of this grid, such as {strangers[0]}: an "
+            "earlier config's, which no table has.",
+            markup=False,
+            highlight=False,
         )
     return 0
+
+
+def _folders(count: int) -> str:
+    return "1 folder of runs is" if count == 1 else f"{count} folders of runs are"
 
 
 DO = {

@@ -16,7 +16,8 @@ def read_curves(work_dir: str | Path) -> pd.DataFrame:
     """The validation metrics of a run, one row per validated epoch.
 
     A run that was resumed has several log folders; of an epoch that was validated
-    twice the later result counts (they are equal).
+    twice the later result counts (they are equal). A line that a kill or a full disk
+    cut off is passed over.
 
     Args:
         work_dir: The run's folder.
@@ -30,7 +31,10 @@ def read_curves(work_dir: str | Path) -> pd.DataFrame:
     rows: dict[int, dict] = {}
     for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
         for line in path.read_text().splitlines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
             if "source/top1" in entry:
                 rows[entry["step"]] = entry
     if not rows:

@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..checkpoint_files import checkpoints_in
 from ..engine import BriefRunner
 from ..errors import UsageError, require_file
 from ..models.weights import DOWNLOAD
@@ -152,8 +153,14 @@ def enable_amp(cfg: Config, dtype: str = "float16") -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """``'auto'``: from the latest checkpoint of the work directory; else the file."""
+    """``'auto'``: from the latest checkpoint of the work directory; else the file.
+
+    Without one there, ``'auto'`` begins with the weights that ``load_from`` names.
+    """
     if resume == "auto":
+        if cfg.get("load_from") and not checkpoints_in(cfg.get("work_dir") or ""):
+            cfg.resume = False
+            return
         cfg.resume, cfg.load_from = True, None
     elif resume is not None:
         require_file(resume, "checkpoint")

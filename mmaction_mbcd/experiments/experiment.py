@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from ..errors import UsageError
 from .grid import Grid, RunSpec
 from .identity import Identity, environment, identity, resolve
 from .job import Job, Share, checked_settings
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder, read_json, replace_text, write_json
 
 GRID_FILE, RUNS_FILE = "grid.yaml", "runs.json"
 
@@ -71,11 +72,10 @@ class Experiment:
                 f"{out} holds no experiment ({GRID_FILE} and {RUNS_FILE}): plan or run "
                 "a grid there first"
             )
-        content = yaml.safe_load((out / GRID_FILE).read_text(encoding="utf-8"))
-        made = cls(Grid.of(content, str(out / GRID_FILE)), out, repo)
+        made = cls(Grid.read(str(out / GRID_FILE)), out, repo)
         made.runs = [
             made._planned(RunSpec.read(each["spec"]), each["digest"])
-            for each in listed["runs"]
+            for each in listed.get("runs", ())
         ]
         return made
 
@@ -87,7 +87,7 @@ class Experiment:
         name += f"_seed{spec.seed}_{digest[:8]}"
         if spec.purpose != "grid":
             name = f"{spec.purpose}_{name}"
-        path = self.out / "runs" / spec.dataset / name
+        path = self.out / "runs" / _file_name(spec.dataset) / _file_name(name)
         return PlannedRun(spec, digest, RunFolder(path), config)
 
     def resolve(self, advance: Callable[[], object] = lambda: None) -> None:
@@ -130,7 +130,7 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         content = {k: v for k, v in dataclasses.asdict(self.grid).items() if v}
         text = yaml.safe_dump(_plain(content), sort_keys=False)
-        (self.out / GRID_FILE).write_text(text, encoding="utf-8")
+        replace_text(self.out / GRID_FILE, text)
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
         write_json(self.out / RUNS_FILE, dict(runs=runs))
 
@@ -154,6 +154,7 @@ class Experiment:
             keep_checkpoints=self.grid.keep_checkpoints,
             left_out=[each.folder for each in self.left_out(run)],
             share=share or Share(),
+            record=functools.partial(self.record, run),
         )
 
     def left_out(self, run: PlannedRun) -> list[PlannedRun]:
@@ -186,6 +187,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _file_name(name: str) -> str:
+    """Without what a folder's name cannot hold; the digest keeps them apart."""
+    return re.sub(r"[^\w.+-]", "-", name)
 
 
 def _named(specs: list[RunSpec]) -> str:
