@@ -48,7 +48,7 @@ def slow_parts(table):
 
 
 def test_the_moments_are_those_of_resampling_clips_and_seeds():
-    """The two parts of V against 20,000 resamples, corrected as the module says."""
+    """What the module corrects: the variance of 20,000 resamples in mean squares."""
     table = cell(4, 50).astype(float)
     seed, clip, rest = slow_parts(table)
     rng = np.random.default_rng(0)
@@ -57,11 +57,21 @@ def test_the_moments_are_those_of_resampling_clips_and_seeds():
     resampled = np.einsum("rs,si,ri->r", seeds, table, clips).var()
     expected = seed * 3 / 4 + clip * 49 / 50 + rest * 3 / 4 * 49 / 50
     assert resampled == pytest.approx(expected, rel=0.05)
-    # The interval's V: seeds whole, the residual subtracted instead of added.
+
+
+def with_two_clips(table):
+    return np.c_[table, np.ones(len(table)), np.zeros(len(table))]
+
+
+def test_the_interval_worked_by_slow_parts():
+    table = cell(4, 50)
+    more = with_two_clips(table)
+    seed, clip, rest = slow_parts(more)
+    v, q = seed + clip - rest, slow_quantile([(seed, 3), (clip - rest, np.inf)])
+    n = (more.mean() * (1 - more.mean()) / v + 1) * 50 / 52
     estimate = bootstrap_interval([table])
     assert estimate.mean == pytest.approx(table.mean())
-    v, q = seed + clip - rest, slow_quantile([(seed, 3), (clip - rest, np.inf)])
-    assert [estimate.low, estimate.high] == pytest.approx(wilson(table.mean(), v, q))
+    assert [estimate.low, estimate.high] == pytest.approx(wilson(table.mean(), n, q))
     assert estimate.covers == "clips and seeds"
 
 
@@ -70,9 +80,8 @@ def slow_quantile(parts, alpha=0.05):
     return sum(v / total * stats.t.ppf(1 - alpha / 2, df) for v, df in parts)
 
 
-def wilson(p, v, q):
+def wilson(p, n, q):
     """The p0 with (p - p0)^2 = q^2 p0 (1 - p0) / n, solved as a quadratic equation."""
-    n = p * (1 - p) / v + 1
     return sorted(np.roots([1 + q**2 / n, -2 * p - q**2 / n, p**2]).real)
 
 
@@ -95,16 +104,18 @@ def test_all_right_or_all_wrong_counts_the_clips_once(value):
 def test_targets_are_averaged_without_weights():
     tables = [cell(3, 40, 0.5, 1), cell(3, 90, 0.7, 2), cell(3, 60, 0.4, 3)]
     estimate = bootstrap_interval(tables)
-    mean = np.mean([t.mean() for t in tables])
-    parts = np.array([slow_parts(t) for t in tables]) / 9
+    more = [with_two_clips(t) for t in tables]
+    parts = np.array([slow_parts(t) for t in more]) / 9
     seeds = parts[:, 0]
     df = 3 * seeds.sum() ** 2 / (seeds**2).sum() - 1
     clips = (parts[:, 1] - parts[:, 2]).sum()
     q = slow_quantile([(seeds.sum(), df), (clips, np.inf)])
+    p = np.mean([t.mean() for t in more])
+    n = p * (1 - p) / (seeds.sum() + clips) + 1
+    n *= (1 / 42 + 1 / 92 + 1 / 62) / (1 / 40 + 1 / 90 + 1 / 60)
+    mean = np.mean([t.mean() for t in tables])
     assert estimate.mean == pytest.approx(mean)
-    assert [estimate.low, estimate.high] == pytest.approx(
-        wilson(mean, seeds.sum() + clips, q)
-    )
+    assert [estimate.low, estimate.high] == pytest.approx(wilson(mean, n, q))
 
 
 def test_one_seed_each_is_the_paired_t_test():
@@ -173,7 +184,8 @@ def test_clusters_of_unequal_size_have_the_variance_of_their_resampling():
     sums, sizes = np.bincount(ids, table[0]), np.bincount(ids)
     means = sums[draws].sum(1) / sizes[draws].sum(1)
     estimate = bootstrap_interval([table], [ids])
-    expected = wilson(table.mean(), means.var(), 1.959964)
+    p = table.mean()
+    expected = wilson(p, p * (1 - p) / means.var(), 1.959964)
     assert [estimate.low, estimate.high] == pytest.approx(expected, abs=0.01)
 
 
