@@ -144,6 +144,8 @@ class _Variance:
         def excess(log_alpha: float) -> float:
             return self.quantile(np.exp(log_alpha)) - abs(statistic)
 
+        if excess(0) >= 0:  # a statistic of 0, up to rounding
+            return 1.0
         if excess(smallest) <= 0:
             return 0.0
         return float(np.exp(brentq(excess, smallest, 0, xtol=1e-12)))

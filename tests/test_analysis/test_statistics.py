@@ -194,6 +194,19 @@ def test_no_discordant_clip_is_no_difference():
     same = paired_difference([table], [table])
     assert (same.difference, same.p_value) == (0, 1)
     assert same.low <= 0 <= same.high
+    # Equal means of different clips, for degrees of freedom that round either way.
+    for seeds, clips in itertools.product((1, 2, 3, 5), (20, 50, 180)):
+        tables = [cell(seeds, clips, seed=k) for k in range(3)]
+        swapped = paired_difference(tables, tables[::-1])
+        assert swapped.p_value == pytest.approx(1)
+
+
+def test_a_difference_without_any_doubt_has_a_p_value_of_0():
+    ones = np.ones((2, 50))
+    assert paired_difference([ones], [1 - ones]).p_value == 0
+    ones[:, 0] = 0  # one clip the other way: .96 over sqrt((1 - .96^2) / 49) = .04
+    p_value = paired_difference([ones], [1 - ones]).p_value
+    assert p_value == pytest.approx(2 * stats.t.sf(24, 49))
 
 
 @settings(max_examples=25, deadline=None)
