@@ -162,11 +162,9 @@ def bootstrap_interval(
     seeds together in closed form. Accuracies near 0 or 1 are skewed, so the limits are
     Wilson's with the number of clips that V amounts to, n = p (1 - p) / V + 1 (an
     effective sample size, as for surveys: Franco et al. 2019, J. Surv. Stat. Methodol.
-    7(3)), and q for the normal quantile. Where few clips are wrong, V is too small just
-    when p is too near 1; n is found with two clips more, one right and one wrong for
-    all seeds (as Agresti & Coull 1998), and reduced by their number. For one seed and
-    one target the limits are those of :func:`accuracy_interval`, also if all clips are
-    right.
+    7(3)), and q for the normal quantile. For one seed and one target they are those of
+    :func:`accuracy_interval`. Where V is 0, as with all clips right, n counts the clips
+    themselves.
 
     Args:
         cells: A target each, (S, N) of whether seed s is right on clip i.
@@ -180,12 +178,8 @@ def bootstrap_interval(
     """
     tables = _tables([cells], clusters)
     covers = _covers(tables)
-    mean = float(np.mean([table.mean() for (table,) in tables]))
-    more = [_with_two_clips(target) for target in tables]
-    p, variance = _contrast(more, covers, clip_df=np.inf)
-    n = p * (1 - p) / variance.total + 1
-    n *= _inverse_clips(more) / _inverse_clips(tables)
-    q = variance.quantile(1 - confidence)
+    mean, variance = _contrast(tables, covers, clip_df=np.inf)
+    n, q = _effective_clips(tables, mean, variance), variance.quantile(1 - confidence)
     centre = (mean + q**2 / (2 * n)) / (1 + q**2 / n)
     half = q * np.sqrt(mean * (1 - mean) / n + q**2 / (4 * n**2)) / (1 + q**2 / n)
     return Estimate(mean, max(centre - half, 0.0), min(centre + half, 1.0), covers)
@@ -203,7 +197,8 @@ def paired_difference(
     quantiles of the module's docstring. Clips are paired, seeds are not, so that V has
     the seeds of both methods and, per target, the variance of the per-clip difference
     of seed means, less the residuals in it. With one seed each and one target this is
-    the paired t test over clips.
+    the paired t test over clips. Where all predictions are equally right (V = 0), the
+    interval is [0, 0] and says nothing of other clips.
 
     Args:
         cells: Of the method, a target each, (S, N) as in :func:`bootstrap_interval`.
@@ -458,10 +453,7 @@ def _combined(seeds, clips, clip_df) -> _Variance:
     return _Variance(dict(parts))
 
 
-def _with_two_clips(target: list[np.ndarray]) -> list[np.ndarray]:
-    """The tables with a clip that all seeds have right, and one that all have wrong."""
-    return [np.hstack([table, [[1, 0]] * len(table)]) for table in target]
-
-
-def _inverse_clips(tables: list[list[np.ndarray]]) -> float:
-    return sum(1 / target[0].shape[1] for target in tables)
+def _effective_clips(tables, mean: float, variance: _Variance) -> float:
+    if variance.total and 0 < mean < 1:
+        return mean * (1 - mean) / variance.total + 1
+    return len(tables) ** 2 / sum(1 / table.shape[1] for (table,) in tables)
