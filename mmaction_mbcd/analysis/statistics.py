@@ -144,6 +144,8 @@ class _Variance:
         def excess(log_alpha: float) -> float:
             return self.quantile(np.exp(log_alpha)) - abs(statistic)
 
+        if excess(0) >= 0:  # a statistic of 0, up to rounding
+            return 1.0
         if excess(smallest) <= 0:
             return 0.0
         return float(np.exp(brentq(excess, smallest, 0, xtol=1e-12)))
@@ -161,8 +163,8 @@ def bootstrap_interval(
     Wilson's with the number of clips that V amounts to, n = p (1 - p) / V + 1 (an
     effective sample size, as for surveys: Franco et al. 2019, J. Surv. Stat. Methodol.
     7(3)), and q for the normal quantile. For one seed and one target they are those of
-    :func:`accuracy_interval`. If no accuracy varies (V = 0: all clips right), n counts
-    the clips.
+    :func:`accuracy_interval`. Where V is 0, as with all clips right, n counts the clips
+    themselves.
 
     Args:
         cells: A target each, (S, N) of whether seed s is right on clip i.
@@ -195,7 +197,8 @@ def paired_difference(
     quantiles of the module's docstring. Clips are paired, seeds are not, so that V has
     the seeds of both methods and, per target, the variance of the per-clip difference
     of seed means, less the residuals in it. With one seed each and one target this is
-    the paired t test over clips.
+    the paired t test over clips. Where all predictions are equally right (V = 0), the
+    interval is [0, 0] and says nothing of other clips.
 
     Args:
         cells: Of the method, a target each, (S, N) as in :func:`bootstrap_interval`.
@@ -453,4 +456,4 @@ def _combined(seeds, clips, clip_df) -> _Variance:
 def _effective_clips(tables, mean: float, variance: _Variance) -> float:
     if variance.total and 0 < mean < 1:
         return mean * (1 - mean) / variance.total + 1
-    return len(tables) ** 2 / sum(1 / target[0].shape[1] for target in tables)
+    return len(tables) ** 2 / sum(1 / table.shape[1] for (table,) in tables)

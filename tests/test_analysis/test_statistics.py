@@ -48,7 +48,7 @@ def slow_parts(table):
 
 
 def test_the_moments_are_those_of_resampling_clips_and_seeds():
-    """The two parts of V against 20,000 resamples, corrected as the module says."""
+    """What the module corrects: the variance of 20,000 resamples in mean squares."""
     table = cell(4, 50).astype(float)
     seed, clip, rest = slow_parts(table)
     rng = np.random.default_rng(0)
@@ -57,11 +57,16 @@ def test_the_moments_are_those_of_resampling_clips_and_seeds():
     resampled = np.einsum("rs,si,ri->r", seeds, table, clips).var()
     expected = seed * 3 / 4 + clip * 49 / 50 + rest * 3 / 4 * 49 / 50
     assert resampled == pytest.approx(expected, rel=0.05)
-    # The interval's V: seeds whole, the residual subtracted instead of added.
+
+
+def test_the_interval_worked_by_slow_parts():
+    table = cell(4, 50)
+    seed, clip, rest = slow_parts(table)
+    v, q = seed + clip - rest, slow_quantile([(seed, 3), (clip - rest, np.inf)])
+    n = table.mean() * (1 - table.mean()) / v + 1
     estimate = bootstrap_interval([table])
     assert estimate.mean == pytest.approx(table.mean())
-    v, q = seed + clip - rest, slow_quantile([(seed, 3), (clip - rest, np.inf)])
-    assert [estimate.low, estimate.high] == pytest.approx(wilson(table.mean(), v, q))
+    assert [estimate.low, estimate.high] == pytest.approx(wilson(table.mean(), n, q))
     assert estimate.covers == "clips and seeds"
 
 
@@ -70,9 +75,8 @@ def slow_quantile(parts, alpha=0.05):
     return sum(v / total * stats.t.ppf(1 - alpha / 2, df) for v, df in parts)
 
 
-def wilson(p, v, q):
+def wilson(p, n, q):
     """The p0 with (p - p0)^2 = q^2 p0 (1 - p0) / n, solved as a quadratic equation."""
-    n = p * (1 - p) / v + 1
     return sorted(np.roots([1 + q**2 / n, -2 * p - q**2 / n, p**2]).real)
 
 
@@ -95,16 +99,15 @@ def test_all_right_or_all_wrong_counts_the_clips_once(value):
 def test_targets_are_averaged_without_weights():
     tables = [cell(3, 40, 0.5, 1), cell(3, 90, 0.7, 2), cell(3, 60, 0.4, 3)]
     estimate = bootstrap_interval(tables)
-    mean = np.mean([t.mean() for t in tables])
     parts = np.array([slow_parts(t) for t in tables]) / 9
     seeds = parts[:, 0]
     df = 3 * seeds.sum() ** 2 / (seeds**2).sum() - 1
     clips = (parts[:, 1] - parts[:, 2]).sum()
     q = slow_quantile([(seeds.sum(), df), (clips, np.inf)])
+    mean = np.mean([t.mean() for t in tables])
+    n = mean * (1 - mean) / (seeds.sum() + clips) + 1
     assert estimate.mean == pytest.approx(mean)
-    assert [estimate.low, estimate.high] == pytest.approx(
-        wilson(mean, seeds.sum() + clips, q)
-    )
+    assert [estimate.low, estimate.high] == pytest.approx(wilson(mean, n, q))
 
 
 def test_one_seed_each_is_the_paired_t_test():
@@ -173,7 +176,8 @@ def test_clusters_of_unequal_size_have_the_variance_of_their_resampling():
     sums, sizes = np.bincount(ids, table[0]), np.bincount(ids)
     means = sums[draws].sum(1) / sizes[draws].sum(1)
     estimate = bootstrap_interval([table], [ids])
-    expected = wilson(table.mean(), means.var(), 1.959964)
+    p = table.mean()
+    expected = wilson(p, p * (1 - p) / means.var(), 1.959964)
     assert [estimate.low, estimate.high] == pytest.approx(expected, abs=0.01)
 
 
@@ -182,6 +186,19 @@ def test_no_discordant_clip_is_no_difference():
     same = paired_difference([table], [table])
     assert (same.difference, same.p_value) == (0, 1)
     assert same.low <= 0 <= same.high
+    # Equal means of different clips, for degrees of freedom that round either way.
+    for seeds, clips in itertools.product((1, 2, 3, 5), (20, 50, 180)):
+        tables = [cell(seeds, clips, seed=k) for k in range(3)]
+        swapped = paired_difference(tables, tables[::-1])
+        assert swapped.p_value == pytest.approx(1)
+
+
+def test_a_difference_without_any_doubt_has_a_p_value_of_0():
+    ones = np.ones((2, 50))
+    assert paired_difference([ones], [1 - ones]).p_value == 0
+    ones[:, 0] = 0  # one clip the other way: .96 over sqrt((1 - .96^2) / 49) = .04
+    p_value = paired_difference([ones], [1 - ones]).p_value
+    assert p_value == pytest.approx(2 * stats.t.sf(24, 49))
 
 
 @settings(max_examples=25, deadline=None)
