@@ -174,12 +174,12 @@ class Experiment:
 
 @functools.lru_cache(maxsize=512)
 def _resolved(spec: RunSpec, settings: tuple[str, ...]) -> Config:
-    with _quiet():
+    with quiet():
         return resolve(spec, settings)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Datasets report what they contain as they are built; here nobody asked."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -79,6 +79,19 @@ class Share:
             changes["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         return changes
 
+    def settings(self) -> list[str]:
+        """Of the data loaders, as ``key=value``."""
+        if self.workers is None:
+            return []
+        return [
+            f"{split}_dataloader.{key}={value}"
+            for split in ("train", "val", "test")
+            for key, value in (
+                ("num_workers", self.workers),
+                ("persistent_workers", self.workers > 0),
+            )
+        ]
+
 
 def checked_settings(spec: RunSpec, select: Sequence[str]) -> list[str]:
     """What the rules of selection need of a training, as ``key=value``."""
@@ -220,12 +233,10 @@ class Job:
 
     def settings(self) -> list[str]:
         """``key=value`` beside the run's own."""
-        workers = self.share.workers
-        settings = checked_settings(self.folder.spec, self.select)
-        for split in ("train", "val", "test") if workers is not None else ():
-            settings.append(f"{split}_dataloader.num_workers={workers}")
-            settings.append(f"{split}_dataloader.persistent_workers={workers > 0}")
-        return settings
+        return [
+            *checked_settings(self.folder.spec, self.select),
+            *self.share.settings(),
+        ]
 
     def train_command(self) -> list[str]:
         """Of ``tools/train.py``."""

@@ -21,9 +21,9 @@ from .. import cli
 from ..cli.data import SPLITS, innermost_datasets
 from ..preparation.check import training_problems
 from ..progress import duration
-from .experiment import Experiment, PlannedRun
+from .experiment import Experiment, PlannedRun, quiet
 from .identity import command, data_identity
-from .job import Launch, Share, ToolError, forked
+from .job import Launch, Share, ToolError, checked_settings, forked
 from .run_folder import line_that_matters, read_json, write_json
 
 MEASURED_FILE = "measured.json"
@@ -79,26 +79,48 @@ def plan(experiment: Experiment, advance: Callable[[], object] = lambda: None) -
         if experiment.job(run).is_done():
             found.done += 1
         else:
-            key = json.dumps(command(run.spec))
-            if key not in looked_at:
-                looked_at[key] = list(_problems(run.config))
-                where = f"{run.spec.dataset} {run.spec.name} {run.spec.place}"
-                found.problems += [f"{where}: {text}" for text in looked_at[key]]
-            if not looked_at[key]:
+            problems = []
+            for check, part in ((_data_problems, _data), (_model_problems, _model)):
+                key = json.dumps([check.__name__, part(run.config)], default=str)
+                if key not in looked_at:
+                    with quiet():
+                        looked_at[key] = list(check(run.config))
+                    spec = run.spec
+                    where = f"{spec.dataset} {spec.name} {spec.place}"
+                    found.problems += [f"{where}: {text}" for text in looked_at[key]]
+                problems += looked_at[key]
+            if not problems:
                 found.needs.append(_need(experiment, run))
         advance()
     return found
 
 
-def _problems(cfg: Config) -> Iterator[str]:
-    """What would stop a training of a config."""
+def _model(cfg: Config) -> dict:
+    """What a model is built from."""
+    return cfg.model.to_dict()
+
+
+def _data(cfg: Config) -> list[dict]:
+    """What the data are built from."""
+    return [cfg[f"{split}_dataloader"].to_dict() for split in SPLITS]
+
+
+def _model_problems(cfg: Config) -> Iterator[str]:
+    """Why a model cannot be built."""
+    try:
+        MODELS.build(cfg.model)
+    except Exception as error:  # a component raises anything
+        yield " ".join(str(error).split()) or type(error).__name__
+
+
+def _data_problems(cfg: Config) -> Iterator[str]:
+    """What of a config's data would stop a training."""
     try:
         yield from training_problems(cfg)
         for split in SPLITS:
             for settings in innermost_datasets(cfg[f"{split}_dataloader"]["dataset"]):
                 DATASETS.build(dict(settings)).refuse_absence()
-        MODELS.build(cfg.model)
-    except Exception as error:  # a component raises anything
+    except Exception as error:  # as above
         yield " ".join(str(error).split()) or type(error).__name__
 
 
@@ -182,7 +204,8 @@ def _measured(
 ) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         # As a job would: with its settings and its part of the machine.
-        settings = experiment.job(run, share).settings()
+        settings = checked_settings(run.spec, experiment.grid.select)
+        settings += share.settings()
         out, log = Path(folder, "measured.json"), Path(folder, "log")
         tool = str(experiment.repo / "tools" / "experiment.py")
         line = [tool, "measure", "--out", str(out), "--steps", str(steps)]
