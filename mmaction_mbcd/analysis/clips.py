@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,7 +150,22 @@ class HeldClips:
             through_stems,
         )
 
-    def states(self, model: torch.nn.Module) -> Iterator[tuple[dict[str, State], Batch]]:
+    @classmethod
+    def joined(cls, parts: Sequence[HeldClips]) -> HeldClips:
+        """Several as one, such as those of both roles."""
+        return cls(
+            [batch for part in parts for batch in part.batches],
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("sample_ids", "domains", "labels")
+            ),
+            "+".join(part.role for part in parts),
+            parts[0].through_stems,
+        )
+
+    def states(
+        self, model: torch.nn.Module
+    ) -> Iterator[tuple[dict[str, State], Batch]]:
         """What the branches get, batch by batch."""
         for states, batch in self.batches:
             if not self.through_stems:
