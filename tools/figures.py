@@ -1,8 +1,9 @@
-"""Figures of finished runs, side by side: ``python tools/figures.py KIND RUN [RUN ...]``.
+"""Figures of finished runs, side by side.
 
-RUN is the folder of a run of tools/train.py, or a checkpoint in one; ``NAME=RUN`` names
-it in the figure, ``RUN@student`` takes the student's weights. Each figure becomes a PNG,
-an SVG and a CSV of the numbers in it. docs/figures.md says what each kind measures.
+``python tools/figures.py KIND RUN [RUN ...] --out FOLDER``. RUN is the folder of a run
+of tools/train.py, or a checkpoint in one; ``NAME=RUN`` names it in the figure,
+``RUN@student`` takes the student's weights. Each figure becomes a PNG, an SVG and a CSV
+of the numbers in it. docs/figures.md says what each kind measures.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     own = kind("flatness", "loss increase at a distance (Figure 3)", _add_clips)
     own.add_argument(
         "--gammas", nargs="+", type=_positive, metavar="G",
-        help="radii (default: five up to 0.15 times the weights' norm; with "
+        help="radii (default: five up to half the weights' norm; with "
         "--filter-normalised 0.1 to 0.5)",
     )  # fmt: skip
     own.add_argument("--directions", type=_count, default=10, help="default: 10")
@@ -61,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     own.add_argument(
         "--through", action="store_true",
-        help="one plane through the weights of three RUNs, instead of random directions",
+        help="one plane through the weights of three RUNs, not random directions",
     )  # fmt: skip
     own.add_argument(
         "--no-surface", action="store_false", dest="surface", help="contours alone"

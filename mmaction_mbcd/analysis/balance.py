@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ TRACES = {
 """The panels, in order: names of the log, and validation accuracies by role."""
 
 
-def read_traces(work_dir: str | Path) -> pd.DataFrame:
+def read_traces(work_dir: str | Path, modalities: Sequence[str]) -> pd.DataFrame:
     """What a run's log says of each modality, one row per number.
 
     Training logs a mean of the last steps or the last step's value, as MMEngine's log
@@ -55,11 +55,12 @@ def read_traces(work_dir: str | Path) -> pd.DataFrame:
 
     Args:
         work_dir: The run's folder.
+        modalities: Those of the run.
 
     Returns:
         Columns epoch (a fraction within an epoch), trace (a key of :data:`TRACES`),
-        modality (``'fused'`` for the fused accuracy) and value. Of a step that a resumed
-        run has logged twice, the later entry.
+        modality (``'fused'`` for the fused accuracy) and value. Of a step that a
+        resumed run has logged twice, the later entry.
 
     Raises:
         FileNotFoundError: If the run has logged no training.
@@ -69,8 +70,8 @@ def read_traces(work_dir: str | Path) -> pd.DataFrame:
     }
     if not logged:
         raise FileNotFoundError(
-            f"{work_dir} holds no */vis_data/scalars.json with training losses: was the "
-            "run trained, and is LocalVisBackend among its vis_backends?"
+            f"{work_dir} holds no */vis_data/scalars.json with training losses: was "
+            "the run trained, and is LocalVisBackend among its vis_backends?"
         )
     # The last step of an epoch is logged: ignore_last is off in the configs.
     steps = max(e["iter"] / e["epoch"] for e in logged.values())
@@ -78,28 +79,23 @@ def read_traces(work_dir: str | Path) -> pd.DataFrame:
     for step, entry in sorted(logged.items()):
         for key, value in entry.items():
             trace, _, modality = key.partition("/")
-            if trace in TRACES and modality:
+            if trace in TRACES and modality in (*modalities, "fused"):
                 rows.append((step / steps, trace, modality, value))
     try:
-        rows += _validated(read_curves(work_dir))
+        rows += _validated(read_curves(work_dir), modalities)
     except FileNotFoundError:
         pass  # a run that was never validated still has traces
     return pd.DataFrame(rows, columns=["epoch", "trace", "modality", "value"])
 
 
-def _validated(curves: pd.DataFrame) -> list[tuple]:
-    """Accuracies of heads; those of domains have the same form of key, but an N."""
-    rows = []
-    for role in ("source", "target"):
-        names = [key.split("/")[1] for key in curves
-                 if key.startswith(f"{role}/") and key.count("/") == 2
-                 and key.endswith("/top1")]  # fmt: skip
-        heads = {m: f"{role}/{m}/top1" for m in names
-                 if f"{role}/{m}/mean_class" not in curves}  # fmt: skip
-        for name, key in {**heads, "fused": f"{role}/top1"}.items():
-            if key in curves:
-                rows += [(epoch, role, name, v) for epoch, v in curves[key].items()]
-    return rows
+def _validated(curves: pd.DataFrame, modalities: Sequence[str]) -> list[tuple]:
+    return [
+        (epoch, role, name, value)
+        for role in ("source", "target")
+        for name in (*modalities, "fused")
+        if (key := f"{role}/{name}/top1".replace("/fused", "")) in curves
+        for epoch, value in curves[key].items()
+    ]
 
 
 def gradient_cosines(trained: TrainedModel, clips: HeldClips) -> dict[str, float]:

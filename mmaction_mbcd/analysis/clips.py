@@ -54,8 +54,10 @@ def clip_loader(
     else:
         whole = trained.loader("test")
     indices = chosen_clips(len(whole.dataset), wanted, seed)
+    clips = Subset(whole.dataset, indices.tolist())
+    clips.metainfo = whole.dataset.metainfo  # the classes' names
     return DataLoader(
-        Subset(whole.dataset, indices.tolist()),
+        clips,
         batch_size=whole.batch_size,
         num_workers=min(whole.num_workers, len(indices)),
         collate_fn=whole.collate_fn,

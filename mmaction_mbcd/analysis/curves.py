@@ -57,8 +57,9 @@ def curve_correlation(frame: pd.DataFrame) -> dict[str, float]:
         frame: Of :func:`read_curves`.
 
     Returns:
-        ``pearson`` and ``spearman`` of ``source/top1`` and ``target/top1``, not-a-number
-        where a curve is constant or there are fewer than three epochs; ``epochs``.
+        ``pearson`` and ``spearman`` of ``source/top1`` and ``target/top1``,
+        not-a-number where a curve is constant or there are fewer than three epochs;
+        ``epochs``.
     """
     if "target/top1" not in frame:
         return dict(pearson=float("nan"), spearman=float("nan"), epochs=0)

@@ -32,7 +32,7 @@ from .shapley import draw_shapley, measure_shapley
 from .trained import TrainedModel
 
 GAMMAS_BY_FILTER = (0.1, 0.2, 0.3, 0.4, 0.5)
-RADIUS_SHARE = 0.15
+RADIUS_SHARE = 0.5
 """The largest default radius, as a share of the shortest run's weights' norm."""
 
 
@@ -49,7 +49,7 @@ class FigureOptions:
         clips: How many of them, drawn once for all runs; all if None.
         seed: Of that draw, of directions, of t-SNE and of the bootstrap.
         gigabytes: Of memory for clips.
-        gammas: Radii of flatness; if None five up to 0.15 times the smallest norm of
+        gammas: Radii of flatness; if None five up to half the smallest norm of
             the runs' weights, or up to 0.5 of each filter's.
         directions: Of flatness, how many.
         by_filter: Of flatness, filter-normalised directions.
@@ -111,9 +111,7 @@ def make_figure(
 def _curves(runs: list[Run], options: FigureOptions):
     frames = {run.name: read_curves(run.folder) for run in runs}
     targets = list(dict.fromkeys(run.target() for run in runs))
-    modalities = list(
-        dict.fromkeys(m for r in runs for m in r.config().model.modalities)
-    )
+    modalities = list(dict.fromkeys(m for r in runs for m in r.modalities()))
     selected = {}
     for run in runs:
         best = sorted(run.folder.glob("best_source_top1_epoch_*.pth"))
@@ -127,7 +125,7 @@ def _curves(runs: list[Run], options: FigureOptions):
 def _balance(runs: list[Run], options: FigureOptions):
     traces, note = {}, ""
     for run in runs:
-        traces[run.name] = read_traces(run.folder)
+        traces[run.name] = read_traces(run.folder, run.modalities())
         if options.gradients:
             found, count = _cosines_of_checkpoints(run, options)
             traces[run.name] = pd.concat([traces[run.name], found], ignore_index=True)
@@ -205,7 +203,7 @@ def _flatness(runs: list[Run], options: FigureOptions):
     gammas = options.gammas or _default_gammas(runs, options)
 
     def measure(run, trained, clips):
-        total = len(gammas) * options.directions
+        total = 2 * len(gammas) * options.directions
         with Meter(f"{run.name}: flatness", "evaluations", total) as meter:
             return measure_flatness(
                 trained, clips, gammas, directions=options.directions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,10 +40,11 @@ def loss_increases(
     .. math:: \mathcal{F}_\gamma(\theta) = \mathbb{E}_{\|\theta' - \theta\| = \gamma}
               [\mathcal{E}(\theta') - \mathcal{E}(\theta)]
 
-    Cha et al. 2021 (SWAD), eq. 5, which the paper's Figure 3 follows: the mean over
+    Cha et al. 2021 (SWAD, section 4), which the paper's Figure 3 follows: the mean over
     the rows of a gamma is its Monte-Carlo estimate. A direction is a standard normal
-    vector divided by its length, that is uniform on the sphere. All gammas go along
-    the same directions.
+    vector divided by its length, that is uniform on the sphere. Each is walked both
+    ways: the expectation is the same, and the slope, which is in neither, cancels
+    instead of adding noise. All gammas go along the same directions.
 
     Args:
         trained: Its weights are moved and put back.
@@ -52,18 +54,20 @@ def loss_increases(
         directions: How many.
         seed: Of the directions.
         by_filter: Directions by :func:`.filter_normalised` instead.
-        advance: Called with 1 after each evaluation.
+        advance: Called with 1 after each evaluation: two for each direction and gamma.
 
     Returns:
-        Columns role, gamma, direction (a number), loss and increase; a row of gamma 0
-        for each direction.
+        Columns role, gamma, direction (a number), sign (1 or -1), loss and increase; a
+        row of gamma 0 for each direction.
     """
     parameters = {k: v.clone() for k, v in perturbed_parameters(trained.model).items()}
     centre = losses()
     rows = []
     for number in range(directions):
         rows += [
-            dict(role=role, gamma=0.0, direction=number, loss=loss, increase=0.0)
+            dict(
+                role=role, gamma=0.0, direction=number, sign=1, loss=loss, increase=0.0
+            )
             for role, loss in centre.items()
         ]
         direction = gaussian_direction(parameters, seed, number)
@@ -71,13 +75,13 @@ def loss_increases(
             direction = filter_normalised(direction, parameters)
         else:
             direction = unit_direction(direction)
-        for gamma in gammas:
-            with trained.moved(moved_along(parameters, (gamma, direction))):
+        for gamma, sign in itertools.product(gammas, (1, -1)):
+            with trained.moved(moved_along(parameters, (sign * gamma, direction))):
                 found = losses()
             advance(1)
             rows += [
-                dict(role=role, gamma=float(gamma), direction=number, loss=loss,
-                     increase=loss - centre[role])
+                dict(role=role, gamma=float(gamma), direction=number, sign=sign,
+                     loss=loss, increase=loss - centre[role])
                 for role, loss in found.items()
             ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -128,7 +132,8 @@ def flatness_summary(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFr
     for (run, role, gamma), group in frame.groupby(
         ["run", "role", "gamma"], sort=False
     ):
-        values = group["increase"].to_numpy()
+        # Both ways of a direction are one sample.
+        values = group.groupby("direction")["increase"].mean().to_numpy()
         half = 0.0
         if len(values) > 1:
             quantile = stats.t.ppf((1 + confidence) / 2, len(values) - 1)
@@ -180,6 +185,7 @@ def draw_flatness(
         caption(
             figure,
             f"Fused cross-entropy, mean over {summary['directions'].iloc[0]} random "
-            "directions, the same for every run; band: 95 % interval of that mean.",
+            "directions and their opposites, the same for every run; band: 95 % "
+            "interval of that mean.",
         )
         return save_figure(figure, path, frame)

@@ -132,8 +132,8 @@ def plane_through(
     b = length(v)
     if not a or b <= 1e-6 * max(whole, a):
         raise ValueError(
-            f"{first}, {second} and {third} lie on a line in weight space: choose three "
-            "that differ"
+            f"{first}, {second} and {third} lie on a line in weight space: choose "
+            "three that differ"
         )
     v = {k: x / b for k, x in v.items()}
     corners = {first: (0.0, 0.0), second: (a, 0.0), third: (along, b)}

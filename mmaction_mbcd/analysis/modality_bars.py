@@ -27,7 +27,8 @@ def measure_modalities(predictions: Predictions) -> pd.DataFrame:
         predictions: Of one run; the heads of a model beside are left out.
 
     Returns:
-        Columns role, head (``'fused'`` or a modality), value, low, high (fractions), N.
+        Columns role, head (``'fused'`` or a modality), value, low and high
+        (fractions), N.
     """
     heads = {"": FUSED} | {
         m: m for m in predictions.modalities if m in predictions.logits

@@ -68,8 +68,8 @@ class Run:
         found = sorted(self.folder.glob("*.py"))
         if len(found) != 1:
             raise UsageError(
-                f"{self.folder} holds {len(found)} config files (*.py); the folder of a "
-                "run of tools/train.py has one"
+                f"{self.folder} holds {len(found)} config files (*.py); the folder of "
+                "a run of tools/train.py has one"
             )
         return load_config(
             argparse.Namespace(
@@ -115,6 +115,11 @@ class Run:
         """The model with its trained weights."""
         file = str(checkpoint or self.checkpoint(rule))
         return TrainedModel.load(self.config(data_root), file, weights=self.weights)
+
+    def modalities(self) -> list[str]:
+        """Those of its model, in the order of fusion."""
+        model = self.config().model
+        return list(model.get("modalities") or model.encoders)
 
     def target(self) -> str:
         """Name of the unseen domain, or of several."""
