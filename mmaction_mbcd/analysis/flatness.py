@@ -40,7 +40,7 @@ def loss_increases(
     .. math:: \mathcal{F}_\gamma(\theta) = \mathbb{E}_{\|\theta' - \theta\| = \gamma}
               [\mathcal{E}(\theta') - \mathcal{E}(\theta)]
 
-    Cha et al. 2021 (SWAD, section 4), which the paper's Figure 3 follows: the mean over
+    Cha et al. 2021 (SWAD), which the paper's Figure 3 follows: the mean over
     the rows of a gamma is its Monte-Carlo estimate. A direction is a standard normal
     vector divided by its length, that is uniform on the sphere. Each is walked both
     ways: the expectation is the same, and the slope, which is in neither, cancels

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.colors import LogNorm
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from .clips import HeldClips
@@ -21,7 +22,7 @@ from .directions import (
     moved_along,
     perturbed_parameters,
 )
-from .figures import COLUMN, caption, figure_style, plt, save_figure
+from .figures import caption, figure_style, plt, save_figure
 from .flatness import TITLES
 from .trained import TrainedModel
 
@@ -182,7 +183,9 @@ def measure_landscape(
     plane: Plane,
     advance: Callable[[int], object] = lambda count: None,
 ) -> pd.DataFrame:
-    """:func:`plane_losses` of the fused cross-entropy on clips, with a column N.
+    """:func:`plane_losses` of the fused cross-entropy on clips.
+
+    With columns N and guess, the loss ln C of equal probabilities.
 
     BatchNorm is in eval mode; its statistics stay, unless they are among what the
     plane moves.
@@ -194,6 +197,7 @@ def measure_landscape(
         advance,
     )
     frame["N"] = frame["role"].map({role: len(held) for role, held in clips.items()})
+    frame["guess"] = np.log(trained.model.num_classes)
     return frame
 
 
@@ -234,8 +238,8 @@ def draw_landscape(
 ) -> list[Path]:
     """Contours, and surfaces above them, a column per run with one colour scale.
 
-    The scale is logarithmic and ends at a loss of twice that of guessing or where the
-    data do; what lies higher has the last colour.
+    The scale is linear and ends at twice the loss of guessing, 2 ln C: what lies higher
+    says no more. It has the last colour; the data keep it.
 
     Args:
         frame: Of :func:`measure_landscape` for one role, with a column run.
@@ -246,59 +250,61 @@ def draw_landscape(
     Returns:
         The files.
     """
+    scale = _Scale.of(frame)
     runs = list(frame["run"].unique())
-    grids = {run: _grid(frame[(frame["run"] == run) & (frame["corner"] == "")])
-             for run in runs}  # fmt: skip
-    low = min(z.min() for _, _, z in grids.values())
-    high = min(max(z.max() for _, _, z in grids.values()), 50 * max(low, 0.02))
-    low, high = max(low, 1e-4), max(high, 1.2 * max(low, 1e-4))
-    norm, levels = LogNorm(low, high), np.geomspace(low, high, 16)
+    role, count = frame["role"].iloc[0], frame["N"].iloc[0]
     with figure_style(), plt.rc_context({"axes.grid": False}):
         rows = 1 + surface
         figure = plt.figure(
-            figsize=(max(COLUMN * len(runs) + 0.7, 3.6), 2.5 * rows + 0.3),
+            figsize=(max(2.3 * len(runs) + 0.8, 3.6), 2.3 * rows + 0.4),
             layout="constrained",
         )
         flat = []
-        for i, run in enumerate(runs):
-            x, y, z = grids[run]
-            shown = z.clip(low, high)
+        for i, run in enumerate(runs, start=1):
+            own = frame[frame["run"] == run]
+            grid = _grid(own[own["corner"] == ""])
+            place = (rows, len(runs), i + len(runs) * surface)
+            flat.append(figure.add_subplot(*place, **_shared(flat)))
+            filled = _draw_contours(flat[-1], *grid, scale)
+            _mark(flat[-1], own[own["corner"] != ""])
+            flat[-1].set_xlabel(f"{axes_label} 1")
+            top = flat[-1]
             if surface:
-                ax = figure.add_subplot(rows, len(runs), i + 1, projection="3d")
-                ax.plot_surface(x, y, np.log10(shown), cmap="cividis",
-                                facecolors=plt.get_cmap("cividis")(norm(shown)),
-                                rstride=1, cstride=1, lw=0, antialiased=True,
-                                shade=False)  # fmt: skip
-                _dress_surface(ax, low, high)
-                ax.set_title(run)
-            first = flat[0] if flat else None
-            ax = figure.add_subplot(
-                rows, len(runs), (rows - 1) * len(runs) + i + 1, sharex=first,
-                sharey=first,
-            )  # fmt: skip
-            filled = ax.contourf(x, y, shown, levels=levels, norm=norm, cmap="cividis")
-            ax.contour(x, y, shown, levels=levels[::2], colors="w", linewidths=0.4)
-            _mark(ax, frame[(frame["run"] == run) & (frame["corner"] != "")])
-            if not surface:
-                ax.set_title(run)
-            ax.set_xlabel(f"{axes_label} 1")
-            ax.set_ylabel(f"{axes_label} 2" if i == 0 else "")
-            ax.set_box_aspect(1)
-            flat.append(ax)
-        ticks = np.geomspace(low, high, 6)
-        bar = figure.colorbar(filled, ax=flat, ticks=ticks, shrink=0.9, pad=0.02)
-        bar.ax.set_yticks(ticks, [f"{t:.2g}" for t in ticks])
-        bar.ax.minorticks_off()
+                top = figure.add_subplot(rows, len(runs), i, projection="3d")
+                _draw_surface(top, *grid, scale)
+            top.set_title(run)
+        flat[0].set_ylabel(f"{axes_label} 2")
+        bar = figure.colorbar(
+            filled, ax=flat, shrink=0.9, pad=0.02, ticks=MaxNLocator(6)
+        )
         bar.set_label("cross-entropy, nats")
-        role, count = frame["role"].iloc[0], frame["N"].iloc[0]
-        over = (frame["loss"] > high).any()
         caption(
             figure,
-            f"Fused cross-entropy on {TITLES.get(role, role)} clips, N = {count}; "
-            "logarithmic colours, shared"
-            + (f"; losses above {high:.2g} are drawn as {high:.2g}." if over else "."),
+            f"Fused cross-entropy on {TITLES.get(role, role)} clips, N = {count}; one "
+            f"colour scale. A guess has {frame['guess'].iloc[0]:.2f} nats."
+            + (f" Losses above {scale.high:.2f} share the last colour." if scale.cut else ""),
         )
         return save_figure(figure, path, frame)
+
+
+@dataclass
+class _Scale:
+    """From which to which loss colours and heights go; whether some lie above."""
+
+    low: float
+    high: float
+    cut: bool
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> _Scale:
+        low, high = frame["loss"].min(), frame["loss"].max()
+        limit = max(2 * frame["guess"].iloc[0], 1.5 * low)
+        # A plane without any slope still needs a scale.
+        return cls(low, max(min(high, limit), low + 1e-3), high > limit)
+
+
+def _shared(flat: list) -> dict:
+    return dict(sharex=flat[0], sharey=flat[0]) if flat else {}
 
 
 def _grid(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -308,17 +314,32 @@ def _grid(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, table.to_numpy()
 
 
-def _dress_surface(ax: plt.Axes, low: float, high: float) -> None:
-    ax.set_zlim(np.log10(low), np.log10(high))
-    ticks = np.geomspace(low, high, 4)
-    ax.set_zticks(np.log10(ticks), [f"{t:.2g}" for t in ticks])
-    ax.tick_params(pad=-3, labelsize=5)
+def _draw_contours(ax, x: np.ndarray, y: np.ndarray, z: np.ndarray, scale: _Scale):
+    levels = np.linspace(scale.low, scale.high, 16)
+    extend = "max" if scale.cut else "neither"
+    filled = ax.contourf(x, y, z, levels=levels, cmap="viridis", extend=extend)
+    ax.contour(x, y, z, levels=levels[1::2], colors="w", linewidths=0.4)
+    ax.set_box_aspect(1)
+    return filled
+
+
+def _draw_surface(ax, x: np.ndarray, y: np.ndarray, z: np.ndarray, scale: _Scale):
+    ax.plot_surface(
+        x, y, z.clip(max=scale.high), cmap="viridis", vmin=scale.low, vmax=scale.high,
+        rstride=1, cstride=1, lw=0.15, edgecolor="0.3",
+    )  # fmt: skip
+    ax.set_zlim(scale.low, scale.high)
+    for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
+        axis.set_ticks([values.min(), (values.min() + values.max()) / 2, values.max()])
+    ax.zaxis.set_major_locator(MaxNLocator(4))
+    ax.tick_params(pad=-3, labelsize=6)
     ax.tick_params(axis="z", pad=-1)
-    ax.set_box_aspect((1, 1, 0.7), zoom=0.95)
-    ax.view_init(30, -55)
+    ax.set_box_aspect((1, 1, 0.75), zoom=1.1)
+    ax.view_init(28, -55)
 
 
-def _mark(ax: plt.Axes, corners: pd.DataFrame) -> None:
+def _mark(ax, corners: pd.DataFrame) -> None:
+    """A cross at the trained weights, or the corners by name and loss."""
     if corners.empty:
         ax.plot(0, 0, "+", color="w", ms=6)
     for corner in corners.itertuples():
@@ -326,5 +347,5 @@ def _mark(ax: plt.Axes, corners: pd.DataFrame) -> None:
         ax.annotate(
             f"{corner.corner}\n{corner.loss:.2f}", (corner.x, corner.y),
             xytext=(0, 5), textcoords="offset points", ha="center", fontsize=6,
-            color="w",
+            color="w", path_effects=[withStroke(linewidth=1, foreground="k")],
         )  # fmt: skip
