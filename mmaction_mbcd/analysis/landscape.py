@@ -278,11 +278,16 @@ def draw_landscape(
             filled, ax=flat, shrink=0.9, pad=0.02, ticks=MaxNLocator(6)
         )
         bar.set_label("cross-entropy, nats")
+        over = f" Losses above {scale.high:.2f} share the last colour."
         caption(
             figure,
             f"Fused cross-entropy on {TITLES.get(role, role)} clips, N = {count}; one "
             f"colour scale. A guess has {frame['guess'].iloc[0]:.2f} nats."
-            + (f" Losses above {scale.high:.2f} share the last colour." if scale.cut else ""),
+            + (
+                f" Losses above {scale.high:.2f} share the last colour."
+                if scale.cut
+                else ""
+            ),
         )
         return save_figure(figure, path, frame)
 

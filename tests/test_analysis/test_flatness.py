@@ -134,7 +134,9 @@ def test_weights_and_buffers_are_put_back_to_the_bit():
     trained = trained_toy(batchnorm=True)
     before = copy.deepcopy(trained.model.state_dict())
     name = "encoders.video.backbone.layer2.1.running_mean"
-    other = {k: v + 1 for k, v in directions.perturbed_parameters(trained.model).items()}
+    other = {
+        k: v + 1 for k, v in directions.perturbed_parameters(trained.model).items()
+    }
     with pytest.raises(RuntimeError, match="within"):
         with trained.moved(other | {name: before[name] + 5}):
             state = trained.model.state_dict()

@@ -55,7 +55,9 @@ def test_axioms():
     for p in PLAYERS:  # additivity
         assert found[2][p] == pytest.approx(2 * found[0][p] + found[1][p])
     # Symmetry: only how many of audio and flow are there counts.
-    sizes = {s: 3.0 * len({"audio", "flow"} & set(s)) ** 2 + ("video" in s) for s in one}
+    sizes = {
+        s: 3.0 * len({"audio", "flow"} & set(s)) ** 2 + ("video" in s) for s in one
+    }
     symmetric = shapley_values(sizes, PLAYERS)
     assert symmetric["audio"] == pytest.approx(6) == symmetric["flow"]
     assert symmetric["video"] == pytest.approx(1)
