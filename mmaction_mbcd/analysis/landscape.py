@@ -283,11 +283,7 @@ def draw_landscape(
             figure,
             f"Fused cross-entropy on {TITLES.get(role, role)} clips, N = {count}; one "
             f"colour scale. A guess has {frame['guess'].iloc[0]:.2f} nats."
-            + (
-                f" Losses above {scale.high:.2f} share the last colour."
-                if scale.cut
-                else ""
-            ),
+            + (over if scale.cut else ""),
         )
         return save_figure(figure, path, frame)
 
