@@ -110,6 +110,19 @@ def test_what_cannot_be_shown(trained, tmp_path, kind, options, message):
         make_figure(kind, [str(folder)], FigureOptions(tmp_path, **options))
 
 
+def test_runs_on_different_clips_do_not_share_a_figure(trained, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    config = (trained / "mbcd.py").read_text()
+    (other / "mbcd.py").write_text(config.replace("'sketch'", "'street'"))
+    (best,) = trained.glob("best_*.pth")
+    (other / best.name).symlink_to(best)
+    with pytest.raises(UsageError, match=r"mbcd0 and other are .* different clips"):
+        make_figure(
+            "shapley", [str(trained), str(other)], FigureOptions(tmp_path, clips=2)
+        )
+
+
 @pytest.mark.long
 def test_every_kind_side_by_side(repo, trained, tiny_data, tmp_path):
     erm = tmp_path / "erm"
