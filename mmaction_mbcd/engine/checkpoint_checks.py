@@ -104,11 +104,23 @@ _RESUMED = ("method", "dataset", "sources", "target", "modalities", "classes")
 
 
 def experiment(runner: Runner, dataset: object) -> dict[str, object]:
-    """What a run is about: method, dataset, sources, target, modalities, classes."""
+    """What a run is about, see :func:`experiment_of`."""
+    return experiment_of(runner.cfg, module_of(runner), dataset)
+
+
+def experiment_of(
+    config: Mapping, model: nn.Module, dataset: object
+) -> dict[str, object]:
+    """Method, dataset, sources, target, modalities and classes.
+
+    Args:
+        config: The whole config; it names the method.
+        model: Knows its modalities.
+        dataset: Knows its domains and classes.
+    """
     facts = getattr(dataset, "metainfo", None) or {}
-    model = module_of(runner)
     return dict(
-        method=(runner.cfg.get("method") or {}).get("name"),
+        method=(config.get("method") or {}).get("name"),
         dataset=type(dataset).__name__,
         sources=list(facts.get("sources") or ()),
         target=list(facts.get("target") or ()),
