@@ -138,7 +138,7 @@ def zoom_blur(
     """The mean of each frame and of its magnifications 1, 1 + step, ... largest."""
     factors = 1 + step * np.arange(round((largest - 1) / step) + 1)
     height, width = frames[0].shape[:2]
-    blurred = [frame.astype(np.float32) for frame in frames]
+    blurred = [frame.astype(np.float32, order="C") for frame in frames]
     for factor in factors:
         maps = _magnifying_maps(height, width, factor)
         for frame, total in zip(frames, blurred, strict=True):
