@@ -19,14 +19,16 @@ except ModuleNotFoundError as error:  # outside the environment
 except KeyboardInterrupt:  # the import takes seconds
     sys.exit(130)
 
+from mmengine.config import Config
+
 from mmaction_mbcd import cli
 from mmaction_mbcd.analysis import suites
 from mmaction_mbcd.analysis.suites.shift import LEVELS
 from mmaction_mbcd.analysis.trained import TrainedModel
 from mmaction_mbcd.datasets.transforms.corruptions import SEVERITIES
 
-QUICK = ("accuracy", "missing")
-ALL = (*QUICK, "corruptions", "shift")
+QUICK = ("accuracy", "missing", "calibration", "detection")
+ALL = ("accuracy", "missing", "corruptions", "shift", "calibration", "detection", "ood")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -108,6 +110,27 @@ def _add_suite_options(parser: argparse.ArgumentParser) -> None:
         f"(default: {' '.join(f'{level:g}' for level in LEVELS)})",
     )
     group.add_argument(
+        "--bins", type=int, default=15, help="calibration: bins (default: 15)"
+    )
+    group.add_argument(
+        "--ood-config",
+        metavar="CONFIG",
+        help="ood: config of another dataset, whose test clips are from outside",
+    )
+    group.add_argument("--ood-data-root", metavar="FOLDER", help="ood: its folder")
+    group.add_argument(
+        "--ood-target",
+        nargs="+",
+        metavar="DOMAIN",
+        help="ood: the domains whose clips are taken (default: that config's target)",
+    )
+    group.add_argument(
+        "--ood-split",
+        choices=("full", "test"),
+        help="ood: all clips of these domains, or their test split (default: that "
+        "config's)",
+    )
+    group.add_argument(
         "--noise-seed",
         type=int,
         default=0,
@@ -128,8 +151,33 @@ def build_suites(args: argparse.Namespace) -> list[suites.Suite]:
             args.noise_seed,
         ),
         shift=lambda: suites.ModalityShift(args.levels, args.noise_seed),
+        calibration=lambda: suites.Calibration(args.bins),
+        detection=lambda: suites.Detection(),
+        ood=lambda: suites.OutOfDistribution(
+            ood_config(args), held_out=bool(args.held_out_classes)
+        ),
     )
     return [make() for name, make in known.items() if name in args.suites]
+
+
+def ood_config(args: argparse.Namespace) -> Config | None:
+    """The config of the other dataset, with its options merged.
+
+    Raises:
+        UsageError: If options are given, but no config.
+    """
+    changes = dict(
+        data_root=args.ood_data_root, target=args.ood_target, eval_split=args.ood_split
+    )
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if args.ood_config is None:
+        if changes:
+            raise cli.UsageError("--ood-data-root, --ood-target and --ood-split belong "
+                                 "to --ood-config CONFIG")  # fmt: skip
+        return None
+    cfg = cli.read_config(args.ood_config)
+    cli.set_datasets(cfg, **changes)
+    return cfg
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,17 +6,23 @@ predictions. Suites share readings: what several need is read once.
 
 from .accuracy import Accuracy
 from .base import Suite, Table
+from .calibration import Calibration
 from .corruptions import Corruptions
+from .detection import Detection
 from .evaluation import evaluate
 from .missing import MissingModality
+from .ood import OutOfDistribution
 from .readings import Subject
 from .shift import ModalityShift
 
 __all__ = [
     "Accuracy",
+    "Calibration",
     "Corruptions",
+    "Detection",
     "MissingModality",
     "ModalityShift",
+    "OutOfDistribution",
     "Subject",
     "Suite",
     "Table",

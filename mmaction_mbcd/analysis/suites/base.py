@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from ...evaluation.predictions import Predictions
-from ..statistics import accuracy_interval
+from ..statistics import accuracy_interval, paired_difference
 from .readings import Reading, Subject
 
 ALL = "all"
@@ -83,30 +82,47 @@ def with_interval(correct: np.ndarray) -> dict[str, float]:
     return dict(N=count, top1=top1, low=low, high=high)
 
 
-def paired_difference(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def difference_to(
+    own: np.ndarray, other: np.ndarray, sample_ids: np.ndarray
+) -> dict[str, float]:
     """How much more often one evaluation is right than another one, clip by clip.
-
-    With n12 clips that only the first one gets right, n21 that only the second does:
-    the difference is (n12 - n21) / N. The 95 % interval is that of Agresti and Min
-    2005 (Statistics in Medicine 24), the normal one after half a clip is added to each
-    of the four cells: it holds for few clips too, and where no clip differs.
 
     Args:
         own: ``(N,)`` bool, right or not.
         other: ``(N,)`` bool, the same of the other one.
+        sample_ids: ``(N,)``; a clip that stands there twice is one clip.
 
     Returns:
-        difference, difference_low and difference_high, fractions; NaN without clips.
+        difference, difference_low and difference_high, fractions, by
+        :func:`.statistics.paired_difference` (95 %); NaN with fewer than two clips.
     """
     names = ("difference", "difference_low", "difference_high")
-    if not len(own):
+    if len(own) < 2:
         return dict.fromkeys(names, np.nan)
-    only_own, only_other = np.sum(own & ~other), np.sum(other & ~own)
-    more, differing, count = only_own - only_other, only_own + only_other, len(own)
-    spread = np.sqrt(differing + 1 - more**2 / (count + 2)) / (count + 2)
-    centre, half = more / (count + 2), norm.ppf(0.975) * spread
-    low, high = max(-1.0, centre - half), min(1.0, centre + half)
-    return dict(zip(names, map(float, (more / count, low, high)), strict=True))
+    _, clusters = np.unique(sample_ids, return_inverse=True)
+    found = paired_difference([own[None]], [other[None]], [clusters])
+    return dict(zip(names, (found.difference, found.low, found.high), strict=True))
+
+
+def bootstrap_interval(
+    measure: Callable[..., float], *arrays: np.ndarray, draws: int = 500
+) -> tuple[float, float]:
+    """95 % percentile interval of a number over the choice of clips.
+
+    Args:
+        measure: Of the arrays; NaN where a draw does not define it.
+        arrays: ``(N, ...)`` each, of the same clips.
+        draws: How often N clips are drawn with replacement; always the same draws.
+    """
+    rng, count = np.random.default_rng(0), len(arrays[0])
+    drawn = [
+        measure(*(array[index] for array in arrays))
+        for index in rng.integers(0, count, (draws, count))
+    ]
+    if np.isnan(drawn).all():
+        return np.nan, np.nan
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def known_correct(predictions: Predictions, head: str, mask: np.ndarray) -> np.ndarray:

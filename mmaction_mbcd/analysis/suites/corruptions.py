@@ -25,8 +25,8 @@ from ...evaluation.predictions import Predictions
 from .base import (
     Suite,
     Table,
+    difference_to,
     known_correct,
-    paired_difference,
     percent,
     signed_interval,
     title_of,
@@ -80,7 +80,7 @@ def measure_corruptions(
                 | dict(head=title_of(head))
                 | with_interval(right)
                 | dict(clean=float(np.mean(before)) if len(before) else np.nan)
-                | paired_difference(right, before)
+                | difference_to(right, before, own.sample_ids[mask])
             )
     return pd.DataFrame(rows)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from ...engine import checkpoint_checks as checks
@@ -84,28 +85,25 @@ def evaluate(
 def _print(table: Table, console: Console) -> None:
     grid = Grid(title=table.title, title_justify="left")
     for column in table.shown:
-        kinds = {type(value) for value in table.shown[column]}
-        words = table.shown[column].astype(str).str.fullmatch(r"[A-Za-z_ ].*").any()
-        left = kinds <= {str} and words
-        grid.add_column(str(column), justify="left" if left else "right")
+        # Numbers, also as text with their intervals, to the right; names to the left.
+        names = table.shown[column].astype(str).str.contains(r"^[^\W\d]").any()
+        grid.add_column(str(column), justify="left" if names else "right")
     for row in table.shown.itertuples(index=False):
-        # Two spaces in place of brackets that rich would read as its own.
-        grid.add_row(*(str(value).replace("[", r"\[") for value in row))
+        grid.add_row(*(escape(str(value)) for value in row))
     console.print(grid)
     for note in table.notes:
         console.print(f"   {note}", highlight=False, soft_wrap=True)
 
 
 def _write_summary(path: Path, subject: Subject, found: dict[str, list[Table]]) -> None:
-    facts = {k: v for k, v in subject.trained.facts.items()}
-    content = facts | dict(
-        identity=subject.identity,
-        clips=len(subject.dataset),
-        suites={
-            suite: {table.name: _records(table.data) for table in tables}
-            for suite, tables in found.items()
-        },
-    )
+    """All numbers in one file; what it holds of other suites stays."""
+    suites = json.loads(path.read_text())["suites"] if path.exists() else {}
+    suites |= {
+        suite: {table.name: _records(table.data) for table in tables}
+        for suite, tables in found.items()
+    }
+    facts = dict(identity=subject.identity, clips=len(subject.dataset), suites=suites)
+    content = subject.trained.facts | facts
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2, default=str) + "\n")
     os.replace(part, path)

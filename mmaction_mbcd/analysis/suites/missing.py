@@ -16,7 +16,7 @@ from .base import (
     Suite,
     Table,
     by_domain,
-    paired_difference,
+    difference_to,
     percent_interval,
     signed_interval,
     skipped_note,
@@ -67,7 +67,9 @@ def measure_missing(
                 dict(kept=" ".join(kept), domain=domain)
                 | with_interval(own.correct()[mask])
                 | dict(without=int((nothing & mask).sum()))
-                | paired_difference(own.correct()[mask], clean.correct()[mask])
+                | difference_to(
+                    own.correct()[mask], clean.correct()[mask], own.sample_ids[mask]
+                )
             )
     return pd.DataFrame(rows)
 

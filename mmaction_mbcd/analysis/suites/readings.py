@@ -68,7 +68,7 @@ class Subject:
             weights=_digest_of_weights(self.trained),
             model=_digest(config.model.to_dict()),
             data=_digest(_without_place(config.test_dataloader["dataset"])),
-            clips=_digest_of_clips(self.dataset),
+            clips=digest_of_clips(self.dataset),
             version=__version__,
         )
 
@@ -222,7 +222,8 @@ def _without_place(dataset: Mapping) -> list[dict]:
     ]
 
 
-def _digest_of_clips(dataset: MultiModalDataset) -> str:
+def digest_of_clips(dataset: MultiModalDataset) -> str:
+    """A short text that is equal for equal clips, domains and labels, in one order."""
     rows = (dataset.get_data_info(i) for i in range(len(dataset)))
     return _digest([[row["sample_id"], row["domain"], row["label"]] for row in rows])
 
