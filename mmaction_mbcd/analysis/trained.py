@@ -148,12 +148,12 @@ class TrainedModel:
 
     @contextmanager
     def moved(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it, some parameters have other values.
+        """Within it, some parameters or buffers have other values.
 
         Args:
             state: ``{name: value}``.
         """
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         kept = {name: own[name].detach().clone() for name in state}
         try:
             with torch.no_grad():
