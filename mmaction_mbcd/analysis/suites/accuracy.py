@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from sklearn.metrics import confusion_matrix
 
 from ...evaluation.predictions import Predictions
+from ..figures import figure_style, panels, save_figure
 from .base import (
     ALL,
     Suite,
@@ -24,7 +25,6 @@ from .base import (
     with_interval,
     worth_showing,
 )
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 _WRITTEN = 12  # classes up to which a cell of a matrix says its number
@@ -108,32 +108,27 @@ def draw_confusion(confusion: pd.DataFrame, path: Path) -> None:
         path: Without suffix.
     """
     heads = list(confusion["head"].unique())
-    size = max(2.8, 0.3 * confusion["label"].nunique())
-    figure, axes = plt.subplots(
-        1,
-        len(heads),
-        figsize=(1.2 + size * len(heads), size + 1.2),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, head in zip(axes[0], heads, strict=True):
-        image = _draw_matrix(ax, confusion, head)
-    axes[0, 0].set_ylabel("label")
-    colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
-    colours.set_label("% of the label's clips")
-    save_figure(figure, path, confusion)
+    size = max(2.2, 0.26 * confusion["label"].nunique())
+    with figure_style():
+        figure, axes = panels(1, len(heads), size + 0.6, size, sharey=True)
+        for ax, head in zip(axes[0], heads, strict=True):
+            image = _draw_matrix(ax, confusion, head)
+        axes[0, 0].set_ylabel("label")
+        colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+        colours.set_label("% of the label's clips")
+        save_figure(figure, path, confusion)
 
 
-def _draw_matrix(ax: plt.Axes, confusion: pd.DataFrame, head: str) -> object:
+def _draw_matrix(ax: Axes, confusion: pd.DataFrame, head: str) -> object:
     shares = 100 * matrix_of(confusion, head, "share")
     counts = matrix_of(confusion, head, "count")
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     places = range(len(shares))
-    ax.set_xticks(places, shares.columns, rotation=60, ha="right", fontsize="small",
+    ax.set_xticks(places, shares.columns, rotation=60, ha="right",
                   rotation_mode="anchor")  # fmt: skip
-    ax.set_yticks(places, shares.index, fontsize="small")
-    ax.set_title(f"{head} (N = {counts.to_numpy().sum()})", fontsize="medium")
+    ax.set_yticks(places, shares.index)
+    ax.grid(False)
+    ax.set_title(f"{head} (N = {counts.to_numpy().sum()})")
     ax.set_xlabel("predicted")
     if len(shares) > _WRITTEN:
         return image
@@ -141,8 +136,7 @@ def _draw_matrix(ax: plt.Axes, confusion: pd.DataFrame, head: str) -> object:
         for column in places:
             if count := counts.iloc[row, column]:
                 colour = "white" if shares.iloc[row, column] > 60 else "black"
-                ax.text(column, row, count, ha="center", va="center", color=colour,
-                        fontsize="small")  # fmt: skip
+                ax.text(column, row, count, ha="center", va="center", color=colour)
     return image
 
 

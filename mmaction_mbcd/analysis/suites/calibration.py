@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from ...evaluation.predictions import Predictions
 from ..calibration import (
@@ -17,8 +17,8 @@ from ..calibration import (
     negative_log_likelihood,
     reliability,
 )
+from ..figures import OKABE_ITO, figure_style, panels, save_figure, shared_legend
 from .base import Suite, Table, bootstrap_interval, percent, skipped_note, title_of
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 BINS = 15
@@ -85,46 +85,34 @@ def draw_reliability(data: pd.DataFrame, path: Path) -> None:
         path: Without suffix.
     """
     heads = list(data["head"].unique())
-    figure, axes = plt.subplots(
-        2,
-        len(heads),
-        figsize=(2.9 * len(heads), 4),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        height_ratios=(3, 1),
-        layout="constrained",
-    )
-    for column, head in enumerate(heads):
-        own = data[data["head"] == head]
-        _draw_head(*axes[:, column], own)
-        axes[0, column].set_title(
-            f"{head} (N = {own['count'].sum()})", fontsize="medium"
+    with figure_style():
+        figure, axes = panels(
+            2, len(heads), 1.6, 2.2, sharex=True, sharey="row", height_ratios=(3, 1)
         )
-    axes[0, 0].set_ylabel("accuracy, %")
-    axes[1, 0].set_ylabel("clips, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    save_figure(figure, path, data)
+        for column, head in enumerate(heads):
+            own = data[data["head"] == head]
+            _draw_head(*axes[:, column], own)
+            axes[0, column].set_title(f"{head} (N = {own['count'].sum()})")
+        axes[0, 0].set_ylabel("accuracy, %")
+        axes[1, 0].set_ylabel("clips, %")
+        shared_legend(figure, axes.flat)
+        save_figure(figure, path, data)
 
 
-def _draw_head(above: plt.Axes, below: plt.Axes, own: pd.DataFrame) -> None:
+def _draw_head(above: Axes, below: Axes, own: pd.DataFrame) -> None:
     filled = own[own["count"] > 0]
     left, width = 100 * filled["low"], 100 * (filled["high"] - filled["low"])
-    bars = dict(align="edge", edgecolor="white", lw=0.6)
-    above.bar(left, 100 * filled["accuracy"], width, color="tab:blue",
-              label="accuracy of the bin", **bars)  # fmt: skip
-    above.plot(100 * filled["confidence"], 100 * filled["confidence"], "o", ms=3,
-               color="tab:red", label="its mean confidence")  # fmt: skip
-    above.plot([0, 100], [0, 100], "--", color="0.5", lw=1, label="calibrated")
+    right, sure = 100 * filled["accuracy"], 100 * filled["confidence"]
+    bars = dict(align="edge", edgecolor="white", lw=0.5)
+    above.bar(left, right, width, color=OKABE_ITO[0], label="accuracy", **bars)
+    above.bar(left, sure - right, width, right, color=OKABE_ITO[3], alpha=0.35,
+              label="gap to the mean confidence", **bars)  # fmt: skip
+    above.plot([0, 100], [0, 100], "--", color="0.4", lw=0.8, label="calibrated")
     above.set_xlim(0, 100)
     above.set_ylim(0, 100)
     share = 100 * filled["count"] / filled["count"].sum()
     below.bar(left, share, width, color="0.6", **bars)
     below.set_xlabel("confidence, %")
-    for ax in (above, below):
-        ax.grid(alpha=0.3)
-        ax.set_axisbelow(True)
 
 
 @dataclass

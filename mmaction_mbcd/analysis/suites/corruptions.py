@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
 
 from ...datasets.transforms.corruptions import (
     CORRUPTIONS,
@@ -22,6 +21,7 @@ from ...datasets.transforms.corruptions import (
 from ...datasets.transforms.corruptions.audio import TAKES_RECORDING
 from ...errors import UsageError
 from ...evaluation.predictions import Predictions
+from ..figures import colours, figure_style, panels, save_figure
 from .base import (
     Suite,
     Table,
@@ -32,7 +32,6 @@ from .base import (
     title_of,
     with_interval,
 )
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 _FOLDER = "corruptions"
@@ -116,39 +115,32 @@ def draw_corruptions(data: pd.DataFrame, path: Path) -> None:
     """
     fused = data[data["head"] == "fused"]
     modalities = list(fused["modality"].unique())
-    figure, axes = plt.subplots(
-        1,
-        len(modalities),
-        figsize=(4.2 * len(modalities), 4.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax, modality in zip(axes[0], modalities, strict=True):
-        _draw_modality(ax, fused[fused["modality"] == modality])
-        ax.set_title(f"{modality} corrupted")
-    axes[0, 0].set_ylabel(f"fused top-1 %, N = {fused['N'].iloc[0]}")
-    save_figure(figure, path, data)
+    with figure_style():
+        figure, axes = panels(1, len(modalities), 3, sharey=True)
+        for ax, modality in zip(axes[0], modalities, strict=True):
+            _draw_modality(ax, fused[fused["modality"] == modality])
+            ax.set_title(f"{modality} corrupted")
+        axes[0, 0].set_ylabel(f"fused top-1 %, N = {fused['N'].iloc[0]}")
+        save_figure(figure, path, data)
 
 
-def _draw_modality(ax: plt.Axes, own: pd.DataFrame) -> None:
-    colours, markers = plt.get_cmap("tab20"), "osD^v<>"
+def _draw_modality(ax: Axes, own: pd.DataFrame) -> None:
+    palette, markers = colours(list(own["kind"].unique())), "osD^v<>"
     for index, (kind, rows) in enumerate(own.groupby("kind", sort=False)):
+        rows = rows.sort_values("severity")
         ax.plot(
             [0, *rows["severity"]],
             [100 * rows["clean"].iloc[0], *(100 * rows["top1"])],
             marker=markers[index % len(markers)],
-            ms=4,
-            lw=1.4,
-            color=colours(2 * index % 20 + index // 10),
+            ms=3,
+            lw=1,
+            color=palette[kind],
             label=kind.replace("_", " "),
         )
     ax.set_ylim(0, 100)
-    ax.grid(alpha=0.3)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xticks([0, *SEVERITIES])
     ax.set_xlabel("severity (0: clean)")
-    below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    ax.legend(fontsize="small", ncols=2, **below)
+    ax.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 @dataclass

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 
 from ...evaluation.predictions import Predictions
 from ..detection import SCORES, auroc, misclassification
+from ..figures import colours, figure_style, panels, save_figure, shared_legend
 from .base import Suite, Table, bootstrap_interval, percent, skipped_note, title_of
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 NAMES = dict(msp="max. probability", energy="energy", entropy="entropy")
@@ -72,19 +71,22 @@ def draw_risk(data: pd.DataFrame, path: Path) -> None:
         data: Of :func:`measure_risk`.
         path: Without suffix.
     """
-    figure, ax = plt.subplots(figsize=(5, 3.8), layout="constrained")
-    for name, rows in data.groupby("score", sort=False):
-        ax.plot(100 * rows["coverage"], 100 * rows["risk"], lw=1.5, label=NAMES[name])
-    risk = 100 * data["risk"].iloc[-1]
-    ax.axhline(risk, ls="--", lw=1, color="0.5", label="without a choice")
-    ax.set_xlim(0, 100)
-    ax.set_ylim(bottom=0)
-    ax.grid(alpha=0.3)
-    count = len(data) // data["score"].nunique()
-    ax.set_xlabel(f"coverage: clips that are answered, % (N = {count})")
-    ax.set_ylabel("risk: wrong fused answers, %")
-    ax.legend(fontsize="small")
-    save_figure(figure, path, data)
+    palette = colours(list(SCORES))
+    with figure_style():
+        figure, axes = panels(1, 1, 2.6, 3.6)
+        ax = axes[0, 0]
+        for name, rows in data.groupby("score", sort=False):
+            ax.plot(100 * rows["coverage"], 100 * rows["risk"], lw=1.2,
+                    color=palette[name], label=NAMES[name])  # fmt: skip
+        risk = 100 * data["risk"].iloc[-1]
+        ax.axhline(risk, ls="--", lw=0.8, color="0.4", label="without a choice")
+        ax.set_xlim(0, 100)
+        ax.set_ylim(bottom=0)
+        count = len(data) // data["score"].nunique()
+        ax.set_xlabel(f"coverage: clips that are answered, % (N = {count})")
+        ax.set_ylabel("risk: wrong fused answers, %")
+        shared_legend(figure, [ax])
+        save_figure(figure, path, data)
 
 
 class Detection(Suite):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 
 from ...evaluation.predictions import Predictions
+from ..figures import figure_style, panels, save_figure
 from .base import (
     ALL,
     Suite,
@@ -23,7 +23,6 @@ from .base import (
     with_interval,
     worth_showing,
 )
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 _FOLDER = "missing/"
@@ -82,23 +81,19 @@ def draw_missing(data: pd.DataFrame, path: Path) -> None:
         path: Without suffix.
     """
     rows = data[data["domain"] == ALL].iloc[::-1]
-    height = 1.2 + 0.32 * len(rows)
-    figure, ax = plt.subplots(figsize=(6, height), layout="constrained")
-    ends = [rows["top1"] - rows["low"], rows["high"] - rows["top1"]]
-    colours = plt.get_cmap("viridis")(0.85 - 0.2 * rows["kept"].str.count(" "))
-    ax.barh(
-        rows["kept"],
-        100 * rows["top1"],
-        xerr=100 * np.array(ends),
-        color=colours,
-        error_kw=dict(lw=1, capsize=2, ecolor="0.25"),
-    )
-    ax.set_xlim(0, 100)
-    ax.grid(axis="x", alpha=0.3)
-    ax.set_axisbelow(True)
-    ax.set_xlabel(f"fused top-1 %, N = {rows['N'].iloc[0]} (95 % interval)")
-    ax.set_ylabel("modalities that are there")
-    save_figure(figure, path, data)
+    ends = np.array([rows["top1"] - rows["low"], rows["high"] - rows["top1"]])
+    shades = 1 - 0.25 * rows["kept"].str.count(" ")  # fewer modalities, darker
+    with figure_style():
+        figure, axes = panels(1, 1, 0.5 + 0.2 * len(rows), 4)
+        ax = axes[0, 0]
+        ax.barh(rows["kept"], 100 * rows["top1"], xerr=100 * ends,
+                color=[(0, 0.45 * shade, 0.7 * shade) for shade in shades.clip(0.3)],
+                error_kw=dict(lw=0.8, capsize=2, ecolor="0.4"))  # fmt: skip
+        ax.set_xlim(0, 100)
+        ax.grid(False, axis="y")
+        ax.set_xlabel(f"fused top-1 %, N = {rows['N'].iloc[0]} (95 % interval)")
+        ax.set_ylabel("modalities that are there")
+        save_figure(figure, path, data)
 
 
 class MissingModality(Suite):

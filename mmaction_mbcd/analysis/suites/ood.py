@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from mmengine.config import Config
 
 from ...cli.data import first_dataset, set_datasets
@@ -16,9 +15,9 @@ from ...datasets import MultiModalDataset
 from ...errors import UsageError
 from ...evaluation.predictions import Predictions
 from ..detection import SCORES, auroc, out_of_distribution
+from ..figures import colours, figure_style, panels, save_figure, shared_legend
 from .base import Suite, Table, bootstrap_interval, percent, title_of
 from .detection import NAMES, percent_auroc
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject, digest_of_clips
 
 _OTHER, _HELD_OUT = "ood/dataset", "ood/held_out_classes"
@@ -80,22 +79,21 @@ def draw_ood(
         for name, score in SCORES.items()
         for title, own in sides.items()
     )
-    figure, axes = plt.subplots(
-        1, len(SCORES), figsize=(4 * len(SCORES), 3.6), layout="constrained"
-    )
-    for ax, name in zip(axes, SCORES, strict=True):
-        rows = data[data["score"] == name]
-        edges = np.histogram_bin_edges(rows["value"], 25)
-        for title, own in rows.groupby("clips", sort=False):
-            weights = np.full(len(own), 100 / len(own))
-            ax.hist(own["value"], edges, weights=weights, alpha=0.5,
-                    label=f"{title} (N = {len(own)})")  # fmt: skip
-        ax.set_xlabel(NAMES[name] + (" (negative)" if name == "entropy" else ""))
-        ax.grid(alpha=0.3)
-    axes[0].set_ylabel("clips, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    save_figure(figure, path, data)
+    palette = colours(list(sides))
+    with figure_style():
+        figure, axes = panels(1, len(SCORES))
+        for ax, name in zip(axes[0], SCORES, strict=True):
+            rows = data[data["score"] == name]
+            edges = np.histogram_bin_edges(rows["value"], 25)
+            for title, own in rows.groupby("clips", sort=False):
+                weights = np.full(len(own), 100 / len(own))
+                ax.hist(own["value"], edges, weights=weights, alpha=0.5,
+                        color=palette[title],
+                        label=f"{title} (N = {len(own)})")  # fmt: skip
+            ax.set_xlabel(NAMES[name] + (" (negative)" if name == "entropy" else ""))
+        axes[0, 0].set_ylabel("clips, %")
+        shared_legend(figure, axes.flat)
+        save_figure(figure, path, data)
 
 
 def _fused(score, predictions: Predictions) -> np.ndarray:

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from ...datasets.transforms.corruptions import insert_corruption
 from ...evaluation.predictions import Predictions
+from ..figures import (
+    caption,
+    colours,
+    figure_style,
+    panels,
+    save_figure,
+    shared_legend,
+)
 from .base import (
     Suite,
     Table,
@@ -20,7 +28,6 @@ from .base import (
     title_of,
     with_interval,
 )
-from .pictures import save_figure
 from .readings import CLEAN, Reading, Subject
 
 _FOLDER = "shift"
@@ -61,40 +68,37 @@ def draw_shift(data: pd.DataFrame, path: Path) -> None:
         path: Without suffix.
     """
     names = list(data["shifted"].unique())
-    figure, axes = plt.subplots(
-        1,
-        len(names),
-        figsize=(3.8 * len(names), 3.9),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
     places = {level: place for place, level in enumerate(sorted(set(data["level"])))}
-    for ax, name in zip(axes[0], names, strict=True):
-        _draw_heads(ax, data[data["shifted"] == name], places)
-        ax.set_title(f"noise in {name}")
-        ax.set_xlabel("shift level (noise / signal, standard deviations)")
-    axes[0, 0].set_ylabel(f"top-1 %, N = {data['N'].iloc[0]} (95 % interval)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    save_figure(figure, path, data)
+    with figure_style():
+        figure, axes = panels(1, len(names), sharey=True)
+        for ax, name in zip(axes[0], names, strict=True):
+            _draw_heads(ax, data[data["shifted"] == name], places)
+            ax.set_title(f"noise in {name}")
+            ax.set_xlabel("shift level (noise / signal)")
+        axes[0, 0].set_ylabel("top-1 %")
+        shared_legend(figure, axes.flat)
+        count = data["N"].iloc[0]
+        caption(
+            figure, f"In standard deviations. N = {count}, band: 95 % interval."
+        )
+        save_figure(figure, path, data)
 
 
-def _draw_heads(ax: plt.Axes, own: pd.DataFrame, places: Mapping[float, int]) -> None:
+def _draw_heads(ax: Axes, own: pd.DataFrame, places: Mapping[float, int]) -> None:
     heads = list(own["head"].unique())
-    for index, head in enumerate(heads):
+    palette = colours(heads[1:]) | {"fused": "black"}
+    for head in heads:
         rows = own[own["head"] == head]
         x = [places[level] for level in rows["level"]]
         fused = head == "fused"
-        colour = "black" if fused else plt.get_cmap("tab10")(index - 1)
-        ax.plot(x, 100 * rows["top1"], "o-", ms=3.5, lw=2.2 if fused else 1.3,
-                color=colour, label=head)  # fmt: skip
-        ax.fill_between(x, 100 * rows["low"], 100 * rows["high"], color=colour,
-                        alpha=0.1, lw=0)  # fmt: skip
+        ax.plot(x, 100 * rows["top1"], "o-", ms=3, lw=2 if fused else 1.2,
+                color=palette[head], label=head)  # fmt: skip
+        if fused:
+            ax.fill_between(x, 100 * rows["low"], 100 * rows["high"], color="black",
+                            alpha=0.12, lw=0)  # fmt: skip
     # Equal steps: levels that double would crowd on the left.
     ax.set_xticks(list(places.values()), [f"{level:g}" for level in places])
     ax.set_ylim(0, 100)
-    ax.grid(alpha=0.3)
 
 
 @dataclass
