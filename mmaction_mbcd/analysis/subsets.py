@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..errors import DivergenceError
 from ..evaluation.predictions import Predictions, collect
 from ..models.batch import Batch, write_scores
 from .trained import TrainedModel
@@ -52,6 +54,9 @@ def predict_subsets(
 
     Returns:
         ``{name: predictions}``, where ``present`` is what was kept.
+
+    Raises:
+        DivergenceError: If a logit is not finite.
     """
     model, samples = trained.model, {name: [] for name in subsets}
     for inputs, batch in trained.batches(loader):
@@ -64,6 +69,7 @@ def predict_subsets(
             facts = Batch.read(inputs, masked, model.modalities)
             outputs = model.evaluate(own, facts)
             logits = {"": outputs.fused_logits} | outputs.unimodal_logits
+            _refuse_divergence(logits, trained)
             write_scores(masked, logits)
             samples[name] += [sample.to_dict() for sample in masked]
         advance(len(batch))
@@ -71,3 +77,13 @@ def predict_subsets(
     return {
         name: collect(each, classes, trained.facts) for name, each in samples.items()
     }
+
+
+def _refuse_divergence(logits: Mapping[str, Tensor], trained: TrainedModel) -> None:
+    # NaN would be taken for a head that says nothing.
+    for head, values in logits.items():
+        if not torch.isfinite(values).all():
+            raise DivergenceError(
+                f"the {head or 'fused'} predictions of {trained.facts['checkpoint']} "
+                "are not finite: the model has diverged"
+            )

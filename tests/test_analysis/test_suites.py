@@ -1,5 +1,6 @@
 """Evaluation beyond accuracy: from files and a checkpoint to tables."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -24,14 +25,16 @@ from mmaction_mbcd.analysis.suites import (
     Subject,
     accuracy,
     base,
+    calibration,
     corruptions,
+    detection,
     missing,
     ood,
     readings,
     shift,
 )
 from mmaction_mbcd.analysis.trained import TrainedModel
-from mmaction_mbcd.cli import UsageError
+from mmaction_mbcd.errors import DivergenceError, UsageError
 from mmaction_mbcd.evaluation import DomainAccuracy
 from mmaction_mbcd.evaluation.predictions import Predictions
 from tests_support import ROOT, load_tool
@@ -161,6 +164,15 @@ class TestSubsets:
         for head in clean.logits:
             np.testing.assert_array_equal(found.logits[head], clean.logits[head])
 
+    def test_a_model_that_diverged_is_named(self, tiny_data, checkpoint, tmp_path):
+        content = torch.load(checkpoint)
+        name = next(n for n in content["state_dict"] if n.startswith("fused_head"))
+        content["state_dict"][name][:] = float("nan")
+        torch.save(content, tmp_path / "nan.pth")
+        bad = TrainedModel.load(read_config(tiny_data), str(tmp_path / "nan.pth"))
+        with pytest.raises(DivergenceError, match="fused predictions of .*nan.pth"):
+            predict_subsets(bad, bad.loader(), {"all": NAMES})
+
     def test_subsets(self):
         assert missing.subsets_of("va") == [("v", "a"), ("v",), ("a",)]
         assert len(missing.subsets_of("abcde")) == 31
@@ -252,12 +264,39 @@ def test_difference_is_the_paired_one():
     assert twice["difference_low"] == pytest.approx(interval.low, abs=2e-3)
 
 
-def test_bootstrap_of_a_mean():
-    values = np.random.default_rng(1).normal(3, 2, 400)
-    low, high = base.bootstrap_interval(np.mean, values, draws=2000)
-    half = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+def test_auroc_interval_by_pairs():
+    """DeLong's variance from all pairs, with ties; and that it covers."""
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 9, 60) / 9.0, rng.random(60) < 0.6
+    scores[positive] += 0.2
+    x, y = scores[positive], scores[~positive]
+    wins = (x[:, None] > y) + 0.5 * (x[:, None] == y)
+    variance = wins.mean(1).var(ddof=1) / len(x) + wins.mean(0).var(ddof=1) / len(y)
+    low, high = detection.auroc_interval(scores, positive)
+    assert low == pytest.approx(wins.mean() - 1.959964 * variance**0.5)
+    assert high == pytest.approx(wins.mean() + 1.959964 * variance**0.5)
+    inside, truth = 0, stats.norm.cdf(1 / 2**0.5)  # of N(1, 1) against N(0, 1)
+    kind = np.arange(160) < 80
+    for _ in range(1000):
+        low, high = detection.auroc_interval(rng.normal(size=160) + kind, kind)
+        inside += low < truth < high
+    assert 930 <= inside <= 970
+
+
+def test_calibration_of_hand_made_predictions():
+    p = hand_made([0, 0, 1, -1], [0, 1, 1, None])
+    sure = 1 / (1 + np.exp(-4))
+    row = calibration.measure_calibration(p).iloc[0]
+    assert row["N"] == 3 and row["accuracy"] == pytest.approx(2 / 3)
+    assert row["ece"] == row["ece_mass"] == pytest.approx(sure - 2 / 3)
+    losses = -np.log([sure, 1 - sure, sure])
+    assert row["nll"] == pytest.approx(losses.mean(), rel=1e-6)
+    half = 4.302653 * losses.std(ddof=1) / 3**0.5  # Student's t of two degrees
+    assert row["nll_low"] == pytest.approx(losses.mean() - half, rel=1e-5)
+    squares = 2 * np.array([1 - sure, sure, 1 - sure]) ** 2
+    assert row["brier"] == pytest.approx(squares.mean(), rel=1e-6)
+    half = 4.302653 * squares.std(ddof=1) / 3**0.5
+    assert row["brier_high"] == pytest.approx(squares.mean() + half, rel=1e-5)
 
 
 def test_corruptions_by_hand():
@@ -464,7 +503,7 @@ class TestOutOfDistribution:
     ):
         cfg = read_config(tiny_data)
         for name in ("short", "silent"):
-            other = cfg.copy()
+            other = copy.deepcopy(cfg)
             dataset = other.test_dataloader.dataset
             if name == "short":
                 dataset.target = "studio"

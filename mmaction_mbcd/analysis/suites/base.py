@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -102,27 +102,6 @@ def difference_to(
     _, clusters = np.unique(sample_ids, return_inverse=True)
     found = paired_difference([own[None]], [other[None]], [clusters])
     return dict(zip(names, (found.difference, found.low, found.high), strict=True))
-
-
-def bootstrap_interval(
-    measure: Callable[..., float], *arrays: np.ndarray, draws: int = 500
-) -> tuple[float, float]:
-    """95 % percentile interval of a number over the choice of clips.
-
-    Args:
-        measure: Of the arrays; NaN where a draw does not define it.
-        arrays: ``(N, ...)`` each, of the same clips.
-        draws: How often N clips are drawn with replacement; always the same draws.
-    """
-    rng, count = np.random.default_rng(0), len(arrays[0])
-    drawn = [
-        measure(*(array[index] for array in arrays))
-        for index in rng.integers(0, count, (draws, count))
-    ]
-    if np.isnan(drawn).all():
-        return np.nan, np.nan
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def known_correct(predictions: Predictions, head: str, mask: np.ndarray) -> np.ndarray:

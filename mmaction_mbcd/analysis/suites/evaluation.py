@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from ...engine import checkpoint_checks as checks
+from ...errors import UsageError
 from ..trained import TrainedModel
 from .base import Suite, Table
 from .readings import Subject, predict_all
@@ -67,6 +68,10 @@ def evaluate(
     """
     # A file or a pipe has no width of its own, and the tables need some.
     console = console or Console(width=None if sys.stdout.isatty() else 120)
+    try:  # not only after an hour of reading
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out: {error}") from error
     subject = Subject(trained)
     refuse_leak(trained, subject.dataset, trained.facts["checkpoint"])
     readings = [reading for suite in suites for reading in suite.readings(subject)]
@@ -97,8 +102,9 @@ def _print(table: Table, console: Console) -> None:
 
 def _write_summary(path: Path, subject: Subject, found: dict[str, list[Table]]) -> None:
     """All numbers in one file; what it holds of other suites stays."""
-    suites = json.loads(path.read_text())["suites"] if path.exists() else {}
-    suites |= {
+    before = json.loads(path.read_text()) if path.exists() else {}
+    same = before.get("identity") == subject.identity
+    suites = (before["suites"] if same else {}) | {
         suite: {table.name: _records(table.data) for table in tables}
         for suite, tables in found.items()
     }

@@ -14,10 +14,10 @@ from ...cli.data import first_dataset, set_datasets
 from ...datasets import MultiModalDataset
 from ...errors import UsageError
 from ...evaluation.predictions import Predictions
-from ..detection import SCORES, auroc, out_of_distribution
+from ..detection import SCORES, out_of_distribution
 from ..figures import colours, figure_style, panels, save_figure, shared_legend
-from .base import Suite, Table, bootstrap_interval, percent, title_of
-from .detection import NAMES, percent_auroc
+from .base import Suite, Table, percent, title_of
+from .detection import NAMES, auroc_interval, percent_auroc
 from .readings import CLEAN, Reading, Subject, digest_of_clips
 
 _OTHER, _HELD_OUT = "ood/dataset", "ood/held_out_classes"
@@ -34,8 +34,7 @@ def measure_ood(
 
     Returns:
         Columns outside (the title), head, score, N_inside, N_outside, auroc, auroc_low,
-        auroc_high (95 % percentile interval over the choice of clips), fpr95 (inside
-        positive: clips from outside that are accepted where 95 % from inside are),
+        auroc_high (:func:`.auroc_interval`), fpr95 (inside positive: clips from outside that are accepted where 95 % from inside are),
         fpr95_hac (the convention of the evaluation published with HAC, outside
         positive), aupr_in, aupr_out, detection_error. Fractions.
     """
@@ -59,7 +58,7 @@ def _measures(own: np.ndarray, other: np.ndarray) -> dict[str, float]:
     found = out_of_distribution(own, other)
     published = out_of_distribution(own, other, positive="outside")
     scores = np.concatenate([own, other])
-    low, high = bootstrap_interval(auroc, scores, np.arange(len(scores)) < len(own))
+    low, high = auroc_interval(scores, np.arange(len(scores)) < len(own))
     return found | dict(auroc_low=low, auroc_high=high, fpr95_hac=published["fpr95"])
 
 

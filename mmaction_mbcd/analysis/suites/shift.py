@@ -78,9 +78,7 @@ def draw_shift(data: pd.DataFrame, path: Path) -> None:
         axes[0, 0].set_ylabel("top-1 %")
         shared_legend(figure, axes.flat)
         count = data["N"].iloc[0]
-        caption(
-            figure, f"In standard deviations. N = {count}, band: 95 % interval."
-        )
+        caption(figure, f"In standard deviations. N = {count}, band: 95 % interval.")
         save_figure(figure, path, data)
 
 
