@@ -34,7 +34,8 @@ def measure_ood(
 
     Returns:
         Columns outside (the title), head, score, N_inside, N_outside, auroc, auroc_low,
-        auroc_high (:func:`.auroc_interval`), fpr95 (inside positive: clips from outside that are accepted where 95 % from inside are),
+        auroc_high (:func:`.auroc_interval`), fpr95 (inside positive: clips from outside
+        that are accepted where 95 % from inside are),
         fpr95_hac (the convention of the evaluation published with HAC, outside
         positive), aupr_in, aupr_out, detection_error. Fractions.
     """
