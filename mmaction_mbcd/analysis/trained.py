@@ -68,7 +68,7 @@ class TrainedModel:
         require_file(checkpoint, "checkpoint")
         init_default_scope(config.get("default_scope") or "mmaction")
         model = MODELS.build(config.model)
-        saved = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        saved = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
         state, held = _state(saved, weights or chosen_weights(config), checkpoint)
         what = f"{config.filename or 'the config'} with {checkpoint}"
         checks.refuse_other_weights(checks.fit(model, state), what, partial=False)

@@ -89,6 +89,7 @@ def set_work_dir(
     seed: int | None = None,
     target: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
+    held_out_classes: Sequence[str] | None = None,
 ) -> None:
     """``work_dir``, or the config's own, or ``work_dirs/[<folders>/]<config>[_...]``.
 
@@ -106,6 +107,8 @@ def set_work_dir(
             name += "_" + "-".join(sources or ())
             name += "-to-" if sources and target else "to-" if target else ""
             name += "-".join(target or ())
+        if held_out_classes:
+            name += "_without-" + "-".join(held_out_classes).replace("/", "-")
         if modalities:
             name += "_" + "-".join(modalities)
         if seed is not None:
