@@ -113,6 +113,7 @@ def load(args: argparse.Namespace) -> Experiment:
     else:
         grid = Experiment.open(args.out, REPO).grid
     experiment = Experiment(grid, args.out, REPO)
+    experiment.processes = getattr(args, "gpus_per_job", 1)
     total = len(grid.specs(REPO / "configs" / "mbcd"))
     with Meter("resolving", "runs", total) as meter:
         experiment.resolve(lambda: meter.add(1))
