@@ -122,6 +122,10 @@ def load(args: argparse.Namespace) -> Experiment:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
+    try:
+        machine = local.shares(args.jobs, args.gpus, args.gpus_per_job)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
     scripts.prepare()
     experiment = load(args)
     experiment.write()
@@ -131,10 +135,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not experiment.job(run).is_done()
         and (args.verb == "resume" or run.folder.state != "failed")
     ]
-    try:
-        machine = local.shares(args.jobs, args.gpus, args.gpus_per_job)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     console.print(status.headline(experiment))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)
