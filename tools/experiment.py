@@ -141,6 +141,7 @@ def load(args: argparse.Namespace) -> Experiment:
     else:
         grid = Experiment.open(args.out, REPO).grid
     experiment = Experiment(grid, args.out, REPO)
+    experiment.processes = getattr(args, "gpus_per_job", 1)
     total = len(grid.specs(REPO / "configs" / "mbcd"))
     with Meter("resolving", "runs", total) as meter:
         experiment.resolve(lambda: meter.add(1))
@@ -234,6 +235,7 @@ def _machine(args: argparse.Namespace) -> list[Share]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
+    machine = _machine(args)
     scripts.prepare()
     experiment = load(args)
     experiment.write()
@@ -243,7 +245,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
         if not experiment.job(run).is_done()
         and (args.verb == "resume" or run.folder.state != "failed")
     ]
-    machine = _machine(args)
     console.print(status.headline(experiment))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)

@@ -52,12 +52,14 @@ class Experiment:
         grid: What is to be run.
         out: The folder.
         repo: The repository's root.
+        processes: That train together in each run.
     """
 
     grid: Grid
     out: Path
     repo: Path
     runs: list[PlannedRun] = field(default_factory=list)
+    processes: int = 1
 
     @classmethod
     def open(cls, out: Path, repo: Path) -> Experiment:
@@ -119,7 +121,7 @@ class Experiment:
     def _identity(self, spec: RunSpec) -> tuple[Config, Identity]:
         settings = checked_settings(spec, self.grid.select)
         config = _resolved(dataclasses.replace(spec, seed=0), tuple(settings))
-        return config, identity(config, spec.seed)
+        return config, identity(config, spec.seed, self.processes)
 
     def write(self) -> None:
         """Writes the grid and the list of its runs.

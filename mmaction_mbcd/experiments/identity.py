@@ -55,16 +55,19 @@ class Identity:
         config: The resolved config, but for what does not change the result.
         seed: Of the training.
         data: ``{use: {'N': rows, 'sha256': of the annotations}}``.
+        processes: That train together; each has a batch of the config's size.
     """
 
     config: Mapping
     seed: int
     data: Mapping[str, Mapping]
+    processes: int = 1
 
     @property
     def digest(self) -> str:
         """Of all of it, 64 hexadecimal digits."""
         known = dict(config=self.config, seed=self.seed, data=self.data)
+        known |= dict(processes=self.processes) if self.processes > 1 else {}
         text = json.dumps(known, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -94,14 +97,14 @@ def command(spec: RunSpec, settings: Sequence[str] = ()) -> list[str]:
     return [spec.config, *bare, *(["--cfg-options", *every] if every else [])]
 
 
-def identity(cfg: Config, seed: int) -> Identity:
+def identity(cfg: Config, seed: int, processes: int = 1) -> Identity:
     """What a run of a config is.
 
     Raises:
         ValueError: If its data cannot be described.
         OSError: If an annotation file cannot be read.
     """
-    return Identity(_stable(cfg.to_dict()), seed, data_identity(cfg))
+    return Identity(_stable(cfg.to_dict()), seed, data_identity(cfg), processes)
 
 
 def _stable(value: object, key: str = "") -> object:

@@ -271,6 +271,11 @@ def test_the_digest_by_hand():
     assert found == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_processes_that_train_together_have_larger_batches(config):
+    one, two = identity(config, 0), identity(config, 0, 2)
+    assert identity(config, 0, 1).digest == one.digest != two.digest
+
+
 KEYS = st.text("abcdef", min_size=1, max_size=3)
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
