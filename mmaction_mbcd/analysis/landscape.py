@@ -331,7 +331,8 @@ def _draw_surface(ax, x: np.ndarray, y: np.ndarray, z: np.ndarray, scale: _Scale
     )  # fmt: skip
     ax.set_zlim(scale.low, scale.high)
     for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
-        axis.set_ticks([values.min(), (values.min() + values.max()) / 2, values.max()])
+        ticks = np.linspace(values.min(), values.max(), 3)
+        axis.set_ticks(ticks, [f"{tick:.2g}" for tick in ticks])
     ax.zaxis.set_major_locator(MaxNLocator(4))
     ax.tick_params(pad=-3, labelsize=6)
     ax.tick_params(axis="z", pad=-1)
