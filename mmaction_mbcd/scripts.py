@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 
-from .processes import end_with_parent
+from .processes import end_with_parent, end_with_pipe
 
 IMPORTS = (
     "mmaction_mbcd.cli",
@@ -109,7 +109,10 @@ def exit_code(process: BaseProcess) -> int | None:
 def _run(
     argv: list[str], cwd: str, environment: dict[str, str], files: list[str]
 ) -> None:
-    end_with_parent()  # the process that forks, which ends with the one that asked
+    end_with_parent()  # the process that forks
+    # It lives as long as one of those that it has forked, and forks what it was asked
+    # for by a process that is gone: the one that asked must be watched, too.
+    end_with_pipe(multiprocessing.parent_process().sentinel)
     for descriptor, path in enumerate(files, start=1):
         mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         file = os.open(path, mode, 0o666)

@@ -1,6 +1,7 @@
 """Grids that are stopped, killed or fail in part end as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from helpers.grid_process import experiment_of, quick_tools, run_grid
-from mmaction_mbcd import scripts
+from mmaction_mbcd import processes, scripts
 from mmaction_mbcd.evaluation.predictions import Predictions
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
@@ -56,8 +57,8 @@ def quick(tmp_path):
     error.touch()
     started = []
 
-    def start():
-        args = (KEYS, out, tmp_path, CONFIGS, 2, error)
+    def start(forks=False):
+        args = (KEYS, out, tmp_path, CONFIGS, 2, error, forks)
         process = scripts.CONTEXT.Process(target=run_grid, args=args)
         process.start()
         started.append(process)
@@ -112,6 +113,45 @@ def test_an_end_from_outside(quick, number, code, word, whole_group):
             "epoch", "1", "epoch", "2", "epoch", "3",
         ]  # fmt: skip
         assert run.folder.noted["attempts"] == attempts
+
+
+@pytest.mark.long
+def test_forked_tools_end_with_a_killed_grid(quick):
+    """Also though the process that forks them lives on while they do."""
+    (quick.out / "slow").touch()
+    process = quick(forks=True)
+    wait_for(lambda: len(list(quick.out.glob("runs/*/*/waits"))) == 2, 400)
+    pids = [int(p.read_text()) for p in quick.out.glob("runs/*/*/pid")]
+    assert len(pids) == 2 and not any(map(is_gone, pids))
+    process.kill()
+    wait_for(lambda: all(map(is_gone, pids)), 5)
+    wait_for(lambda: not session(process.pid), 60)
+
+
+def test_a_process_ends_with_the_last_writer_of_a_pipe():
+    """Before it asks for that, and behind; a fork of the writer keeps it alive."""
+    fork = multiprocessing.get_context("fork")
+
+    def work(reader, writer, late):
+        writer.close()
+        if late:
+            time.sleep(0.5)
+        processes.end_with_pipe(reader.fileno())
+        time.sleep(60)
+
+    for late in (False, True):
+        reader, writer = fork.Pipe(duplex=False)
+        process = fork.Process(target=work, args=(reader, writer, late))
+        process.start()
+        copy = os.dup(writer.fileno())
+        if not late:
+            time.sleep(0.3)
+        writer.close()
+        time.sleep(0.1)
+        assert process.is_alive()
+        os.close(copy)
+        process.join(10)
+        assert process.exitcode in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def test_two_at_once_share_the_work(quick):

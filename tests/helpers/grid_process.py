@@ -4,10 +4,11 @@ import os
 import signal
 from pathlib import Path
 
+from mmaction_mbcd import scripts
 from mmaction_mbcd.errors import one_line_errors
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
-from mmaction_mbcd.experiments.job import Share, spawned
+from mmaction_mbcd.experiments.job import Share, forked, spawned
 from mmaction_mbcd.experiments.local import run_here
 
 TRAIN = """
@@ -50,7 +51,7 @@ def experiment_of(keys, out, repo, configs):
     return made
 
 
-def run_grid(keys, out, repo, configs, jobs, error):
+def run_grid(keys, out, repo, configs, jobs, error, forks):
     """Works on it as ``tools/experiment.py run`` does; its process group is its own."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,4 +59,7 @@ def run_grid(keys, out, repo, configs, jobs, error):
     made = experiment_of(keys, out, repo, configs)
     runs = [run for run in made.runs if not made.job(run).is_done()]
     with one_line_errors(lambda: "`run` goes on"):
-        run_here(made, runs, [Share()] * jobs, lambda *_: None, spawned)
+        if forks:
+            scripts.prepare(imports=())
+        launch = forked if forks else spawned
+        run_here(made, runs, [Share()] * jobs, lambda *_: None, launch)
