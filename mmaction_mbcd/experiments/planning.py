@@ -173,7 +173,9 @@ def kinds(needs: Sequence[Need], share: Share) -> int:
 
 def _kind(run: PlannedRun, share: Share) -> str:
     spec = run.spec
-    what = [spec.dataset, spec.name, spec.modalities, spec.settings, spec.arguments]
+    # What a search draws changes no step's time.
+    settings = () if spec.kind != spec.name else spec.settings
+    what = [spec.dataset, spec.kind, spec.modalities, settings, spec.arguments]
     return json.dumps([*what, share.threads, share.workers, share.processes])
 
 
@@ -284,7 +286,7 @@ def table(found: Plan, jobs: int) -> Table:
     groups: dict[tuple, list[Need]] = {}
     for need in found.needs:
         spec = need.run.spec
-        name = spec.name + ("" if spec.purpose == "grid" else f" ({spec.purpose})")
+        name = spec.kind + ("" if spec.purpose == "grid" else f" ({spec.purpose})")
         key = (spec.dataset, name, " ".join(spec.modalities) or "all")
         groups.setdefault(key, []).append(need)
     for key, needs in groups.items():
