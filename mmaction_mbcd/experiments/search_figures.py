@@ -1,4 +1,4 @@
-"""Figures of a search: what each hyper-parameter does, and whether it was long enough."""
+"""Figures of a search: what its values do, and whether it was long enough."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ in the logarithm. docs/experiments_search.md has the same as a table.
 What is not searched: the number of epochs (the best one is chosen on the same clips);
 the batch size, which DomainBed draws for runs of equally many steps (here epochs are
 fixed, so that it would change the number of steps, and memory and the contrastive
-losses hang on it); temperatures and widths of heads, which no paper of the field varies.
+losses hang on it); temperatures and widths of heads, which nobody's command varies.
 """
 
 from __future__ import annotations

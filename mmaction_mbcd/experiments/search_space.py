@@ -12,10 +12,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from mmengine.config import Config
 
 from ..cli.options import read_config
 from ..cli.settings_checks import nearest
@@ -159,9 +156,15 @@ class Search:
         for each in self.space(method):
             if scratch and each.with_pretrained_only:
                 continue
+            keys = keys_of(each.key, cfg)
+            if not keys:
+                raise UsageError(
+                    f"search: {config} has no {each.key}; set the range of "
+                    f"{each.name} to null in search.ranges.{method}"
+                )
             values = (scratch and each.scratch) or each.range
             value = values.at(unit_draw(search_seed, method, trial, each.name))
-            drawn |= {key: value for key in keys_of(each.key, cfg)}
+            drawn |= dict.fromkeys(keys, value)
         return drawn
 
     # -------------------------------------------------------------------- the trials
@@ -303,33 +306,32 @@ def settings_of(spec: RunSpec) -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _read(config: str) -> Config:
-    return read_config(config)
+def _read(config: str) -> dict:
+    return read_config(config).to_dict()
 
 
-def is_from_scratch(cfg: Config) -> bool:
+def is_from_scratch(cfg: Mapping) -> bool:
     """Whether no encoder has pretrained weights."""
-    encoders = cfg.model.encoders.values()
+    encoders = cfg["model"]["encoders"].values()
     return not any(encoder.get("pretrained") for encoder in encoders)
 
 
-def keys_of(pattern: str, cfg: Config) -> list[str]:
+def keys_of(pattern: str, cfg: Mapping) -> list[str]:
     """The keys of a config that a hyper-parameter's key stands for.
 
     Args:
         pattern: See :class:`.HyperParameter`: ``'custom_hooks[TeacherEMAHook].beta'``.
         cfg: The config.
 
-    Raises:
-        UsageError: If it has no such place.
+    Returns:
+        One or, for ``*``, several; none if the config has no such place. Whether the
+        last part of the key is known is checked where it is merged.
     """
     found: list[tuple[str, object]] = [("", cfg)]
     *places, last = pattern.split(".")
     for place in places:
         name, _, kind = place.rstrip("]").partition("[")
         found = [each for at, node in found for each in _below(at, node, name, kind)]
-    if not found:
-        raise UsageError(f"search: {Path(cfg.filename).name} has no {pattern}")
     return [f"{at}.{last}" for at, _ in found]
 
 
@@ -352,7 +354,7 @@ def _below(at: str, node: object, name: str, kind: str) -> Iterator[tuple[str, o
                 break
 
 
-def value_in(cfg: Config, key: str) -> object:
+def value_in(cfg: Mapping, key: str) -> object:
     """What a config has at a key; None if it leaves it to the code's default."""
     node = cfg
     for part in key.split("."):
@@ -374,9 +376,9 @@ def values_of(search: Search, spec: RunSpec) -> dict[str, object]:
     cfg, said = _read(spec.config), settings_of(spec)
     values = {}
     for each in search.space(spec.method):
-        key = keys_of(each.key, cfg)[0]
-        value = said.get(key)
-        values[each.name] = value_in(cfg, key) if value is None else _number(value)
+        for key in keys_of(each.key, cfg)[:1]:
+            own = key in said
+            values[each.name] = _number(said[key]) if own else value_in(cfg, key)
     return values
 
 
