@@ -56,7 +56,7 @@ class LogUniform:
         return _rounded(self.low * (self.high / self.low) ** u)
 
     def __str__(self) -> str:
-        return f"10^U({math.log10(self.low):.3g}, {math.log10(self.high):.3g})"
+        return f"log U({self.low:.4g}, {self.high:.4g})"
 
 
 @dataclass(frozen=True)

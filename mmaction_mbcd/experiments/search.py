@@ -8,6 +8,7 @@ seeds. Of equal ones the earlier trial is chosen.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,9 @@ def final_grid(
         for f in dataclasses.fields(Grid)
         if f.name not in ("search", "chosen", *(["reference"] if several else []))
     }
-    return {key: value for key, value in given.items() if value} | dict(chosen=chosen)
+    content = {key: value for key, value in given.items() if value}
+    # Through JSON, so that a YAML file can hold it: lists for tuples.
+    return json.loads(json.dumps(content | dict(chosen=chosen)))
 
 
 def _choice(trial: Trial, several: bool) -> dict:

@@ -16,7 +16,7 @@ from ..analysis.figures import (
     shared_legend,
 )
 
-_NOTE = "Accuracy on the validation clips of the sources; the target has no part in it."
+_NOTE = "Accuracy on the sources, which chooses; the target has no part in it."
 
 
 def _places(frame: pd.DataFrame) -> pd.Series:
@@ -47,7 +47,7 @@ def draw_values(points: pd.DataFrame, path: str | Path) -> list[Path]:
         for ax in axes.flat[len(names) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
-            ax.set_ylabel("source validation, top-1 %")
+            ax.set_ylabel("validation, top-1 %")
         shared_legend(figure, axes.flat)
         caption(figure, f"{_NOTE} Ringed: chosen.")
         return save_figure(figure, path, points.drop(columns="place"))
@@ -104,7 +104,7 @@ def draw_budget(curves: pd.DataFrame, path: str | Path) -> list[Path]:
         for ax in axes.flat[len(places) :]:
             ax.set_visible(False)
         for ax in axes[:, 0]:
-            ax.set_ylabel("best source validation, top-1 %")
+            ax.set_ylabel("best validation, top-1 %")
         shared_legend(figure, axes.flat)
         caption(figure, f"{_NOTE} Dashed: expected best of as many random trials.")
         return save_figure(figure, path, curves)

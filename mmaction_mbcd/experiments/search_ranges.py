@@ -41,7 +41,7 @@ class HyperParameter:
     with_pretrained_only: bool = False
 
 
-DOMAINBED = "DomainBed: Gulrajani and Lopez-Paz 2021, appendix D, and its code"
+DOMAINBED = "DomainBed (Gulrajani and Lopez-Paz 2021, appendix D, and its code)"
 
 
 def _around(value: float) -> LogUniform:
@@ -58,7 +58,7 @@ COMMON = (
         "lr",
         "optim_wrapper.optimizer.lr",
         LogUniform(1e-5, 3.162e-4),
-        f"{DOMAINBED}; from scratch its range for small images",
+        f"{DOMAINBED}: 10^U(-5, -3.5); from scratch that for small images",
         published=True,
         scratch=LogUniform(3.162e-5, 3.162e-3),
     ),
@@ -201,7 +201,7 @@ def _modulation(place: str) -> tuple[HyperParameter, ...]:
     """GMP's own: alone among the objectives, or on top of those of another method."""
     names = dict(
         alpha_class="alpha_k", alpha_domain="alpha_p", domain_weight="lambda",
-        reversal="lambda, the factor of its reversed gradient too",
+        reversal="the same lambda",
     )  # fmt: skip
     return tuple(
         HyperParameter(

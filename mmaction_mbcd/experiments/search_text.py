@@ -83,7 +83,7 @@ class Found:
             self.unfinished = str(error)
             final.unlink(missing_ok=True)  # of a shorter search
             return
-        text = yaml.safe_dump(_plain(content), sort_keys=False)
+        text = yaml.safe_dump(content, sort_keys=False)
         final.write_text(text, encoding="utf-8")
         yield final
 
@@ -207,16 +207,8 @@ def _percent(value: float) -> str:
 def _value(value: object) -> str:
     if value is None or value != value:
         return "-"
-    return (
-        f"{value:.4g}" if isinstance(value, float) and abs(value) < 0.9 else str(value)
-    )
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 def _file_name(*parts: str) -> str:
     return "_".join(filter(None, (re.sub(r"[^\w.+-]+", "-", part) for part in parts)))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -343,6 +344,30 @@ def test_ranges_of_ours_are_the_published_value_times_and_by_ten():
     assert [len(each) for each in names] == sizes  # no name twice
 
 
+def test_the_page_has_every_range():
+    page = (ROOT / "docs" / "experiments_search.md").read_text()
+    ranges = dict(common=COMMON) | RANGES
+    for method, each in ((m, e) for m, own in ranges.items() for e in own):
+        (row,) = (
+            r
+            for r in page.splitlines()
+            if r.startswith(f"| `{each.name}` | `{each.key}` |")
+        )
+        assert f"| {each.range} |" in row
+        assert ("| ours" in row) == (not each.published)
+        if method in (
+            "common",
+            "mbcd",
+            "simmmdg",
+            "moosa",
+            "cmrf",
+            "nel",
+            "jat",
+            "gmp",
+        ):
+            assert re.search(rf"\b{'all' if method == 'common' else method}\b", row)
+
+
 def test_networks_from_scratch_have_ranges_of_their_own():
     drawn = [
         Search(budget=40).draw(str(CONFIGS / "synth_action" / "cmrf.py"), "cmrf", t, 0)
@@ -505,7 +530,7 @@ def test_the_chosen_are_trained_with_the_grids_seeds(tmp_path):
         finish(run.folder, [0.9 if number == wanted else 0.1])
     trials = search.read_trials(experiment)
     content = search.final_grid(experiment, trials, search.tabulate(experiment, trials))
-    grid = Grid.of(yaml.safe_load(yaml.safe_dump(search_plain(content))))
+    grid = Grid.of(yaml.safe_load(yaml.safe_dump(content)))
     assert grid.search is None and grid.reference == "erm"
     found = grid.specs(CONFIGS)
     assert [(s.name, s.seed) for s in found[:4]] == [
@@ -529,12 +554,6 @@ def test_the_chosen_are_trained_with_the_grids_seeds(tmp_path):
         grid.specs(CONFIGS)
 
 
-def search_plain(content):
-    from mmaction_mbcd.experiments.search_text import _plain
-
-    return _plain(content)
-
-
 def test_repeated_searches(tmp_path):
     curves = dict(erm=[[0.5], [0.7], [0.6], [0.9], [0.2], [0.3]])
     seen = dict(erm=[0.1, 0.5, 0.9, 0.6, 0.9, 0.9])
@@ -551,7 +570,7 @@ def test_repeated_searches(tmp_path):
     assert row.se == pytest.approx(np.std(values, ddof=1) / 3**0.5)
     content = search.final_grid(experiment, trials, frame)
     assert "reference" not in content
-    found = Grid.of(search_plain(content)).specs(CONFIGS)
+    found = Grid.of(content).specs(CONFIGS)
     assert [s.name for s in found] == ["erm+search0", "erm+search1", "erm+search2"]
 
 
