@@ -66,9 +66,11 @@ class RunSpec:
         return f"{self.method}+{self.variant}" if self.variant else self.method
 
     @property
-    def kind(self) -> str:
-        """The same for all trials of a search: what takes equally long."""
-        return self.method if read_trial_name(self.variant) else self.name
+    def alike(self) -> RunSpec:
+        """The run; of a trial what all trials share: they build and take the same."""
+        if read_trial_name(self.variant) is None:
+            return self
+        return dataclasses.replace(self, variant="", settings=())
 
     @property
     def place(self) -> str:

@@ -79,7 +79,7 @@ def plan(experiment: Experiment, advance: Callable[[], object] = lambda: None) -
         if experiment.job(run).is_done():
             found.done += 1
         else:
-            key = json.dumps(command(run.spec))
+            key = json.dumps(command(run.spec.alike))
             if key not in looked_at:
                 looked_at[key] = list(_problems(run.config))
                 where = f"{run.spec.dataset} {run.spec.name} {run.spec.place}"
@@ -172,10 +172,8 @@ def kinds(needs: Sequence[Need], share: Share) -> int:
 
 
 def _kind(run: PlannedRun, share: Share) -> str:
-    spec = run.spec
-    # What a search draws changes no step's time.
-    settings = () if spec.kind != spec.name else spec.settings
-    what = [spec.dataset, spec.kind, spec.modalities, settings, spec.arguments]
+    spec = run.spec.alike
+    what = [spec.dataset, spec.name, spec.modalities, spec.settings, spec.arguments]
     return json.dumps([*what, share.threads, share.workers, share.processes])
 
 
@@ -286,7 +284,9 @@ def table(found: Plan, jobs: int) -> Table:
     groups: dict[tuple, list[Need]] = {}
     for need in found.needs:
         spec = need.run.spec
-        name = spec.kind + ("" if spec.purpose == "grid" else f" ({spec.purpose})")
+        name = spec.alike.name + (
+            "" if spec.purpose == "grid" else f" ({spec.purpose})"
+        )
         key = (spec.dataset, name, " ".join(spec.modalities) or "all")
         groups.setdefault(key, []).append(need)
     for key, needs in groups.items():

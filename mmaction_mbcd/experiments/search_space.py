@@ -266,7 +266,7 @@ def with_chosen(specs: Sequence[RunSpec], chosen: Sequence[Mapping]) -> list[Run
             dataclasses.replace(
                 spec,
                 variant=each.get("variant") or "",
-                settings=(*spec.settings, *each["settings"]),
+                settings=(*spec.settings, *each.get("settings", ())),
             )
             for each in own
         ]

@@ -108,7 +108,7 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
     taken: dict[str, list[float]] = {}
     for run in runs:
         if (seconds := _seconds(run)) is not None:
-            taken.setdefault(run.spec.kind, []).append(seconds)
+            taken.setdefault(run.spec.alike.name, []).append(seconds)
     if not taken:
         return None
     every = [s for each in taken.values() for s in each]
@@ -118,7 +118,7 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
         state = run.folder.state
         if state in ("finished", "failed"):
             continue
-        own = taken.get(run.spec.kind)
+        own = taken.get(run.spec.alike.name)
         whole = sum(own) / len(own) if own else mean
         if state == "running":
             side_by_side += 1

@@ -677,6 +677,10 @@ def test_trials_of_a_method_are_measured_once(tmp_path):
     experiment = planned(tmp_path, methods=["erm", "mbcd"], search=dict(budget=5))
     needs = [planning.Need(run, 10, 10) for run in experiment.runs]
     assert planning.kinds(needs, Share()) == 2
+    assert len({run.spec.alike for run in experiment.runs}) == 2 * 1
+    assert experiment.runs[3].spec.alike.name == "erm"
+    other = dataclasses.replace(experiment.runs[3].spec, variant="mine")
+    assert other.alike == other  # not a trial
     shown = planning.table(planning.Plan(needs, 0), 1)
     assert list(shown.columns[1].cells) == ["erm", "mbcd"]
     assert list(shown.columns[3].cells) == ["5", "5"]
