@@ -7,6 +7,7 @@ run       trains and tests what is not finished; call it again to go on
 resume    the same, and repeats what failed
 status    how far it is
 table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
+search    what a search of hyper-parameters chose, and the grid that trains it
 
 The grid is a YAML file, or flags; docs/experiments.md has its keys.
 """
@@ -30,7 +31,14 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
-from mmaction_mbcd.experiments import local, planning, status, table_text, tables
+from mmaction_mbcd.experiments import (
+    local,
+    planning,
+    search_text,
+    status,
+    table_text,
+    tables,
+)
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
 from mmaction_mbcd.experiments.job import Share
@@ -113,12 +121,22 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
 
 
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", action="store_true", help="show every trial")
+    parser.add_argument(
+        "--show-target",
+        action="store_true",
+        help="also the trials' accuracy on the target, which chooses nothing",
+    )
+
+
 VERBS = {
     "plan": _add_plan,
     "run": _add_run,
     "resume": _add_run,
     "status": _add_status,
     "table": _add_table,
+    "search": _add_search,
     "measure": _add_measure,
 }
 
@@ -181,6 +199,11 @@ def table(args: argparse.Namespace, console: Console) -> int:
     """Writes the tables and shows the first."""
     experiment = Experiment.open(args.out, REPO)
     grid = experiment.grid
+    if grid.search is not None:
+        raise cli.UsageError(
+            f"{args.out} is a search, whose trials are no result: `search` shows what "
+            "they chose and writes the grid that trains it"
+        )
     rules = [args.rule] if args.rule else grid.select
     evaluations = [args.evaluation] if args.evaluation else grid.evaluate
     reference = args.reference or grid.reference
@@ -196,6 +219,19 @@ def table(args: argparse.Namespace, console: Console) -> int:
         if not shown:
             _show_table(records, frame, console)
         shown = True
+    return 0
+
+
+def search(args: argparse.Namespace, console: Console) -> int:
+    """Shows the trials of a search and writes what follows from them."""
+    experiment = Experiment.open(args.out, REPO)
+    found = search_text.Found.read(experiment, args.show_target)
+    for each in found.shown(args.trials):
+        console.print(each)
+    for written in found.write(args.out / "search"):
+        console.print(f"written: {written}", highlight=False, soft_wrap=True)
+    for note in found.notes():
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -291,6 +327,7 @@ DO = {
     "resume": run,
     "status": show,
     "table": table,
+    "search": search,
     "measure": measure,
 }
 

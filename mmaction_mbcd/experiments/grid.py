@@ -18,6 +18,7 @@ from .. import cli
 from ..cli.options import read_config
 from ..cli.settings_checks import nearest
 from ..errors import UsageError
+from .search_space import Search, read_trial_name, with_chosen
 
 RULES = ("source", "last", "oracle", "leave_one_source_out")
 """How a run's checkpoint is chosen: best on the sources' validation clips, the last
@@ -68,6 +69,13 @@ class RunSpec:
     def name(self) -> str:
         """Of the method, with its variant."""
         return f"{self.method}+{self.variant}" if self.variant else self.method
+
+    @property
+    def alike(self) -> RunSpec:
+        """The run; of a trial what all trials share: they build and take the same."""
+        if read_trial_name(self.variant) is None:
+            return self
+        return dataclasses.replace(self, variant="", settings=())
 
     @property
     def place(self) -> str:
@@ -127,6 +135,9 @@ class Grid:
         keep_checkpoints: ``'best'`` keeps what was tested by the first rule, ``'all'``
             everything, ``'none'`` nothing; of finished runs.
         reference: The method that the tables compare the others with.
+        search: A search of hyper-parameters in place of the seeds, see
+            :class:`.search_space.Search`.
+        chosen: What a search chose, as ``tools/experiment.py search`` writes it.
     """
 
     datasets: Sequence[str] | Mapping[str, Mapping] = ()
@@ -144,6 +155,8 @@ class Grid:
     evaluate: Sequence[str] = ("target",)
     keep_checkpoints: str = "best"
     reference: str | None = None
+    search: Mapping | None = None
+    chosen: Sequence[Mapping] = ()
 
     @classmethod
     def read(cls, path: str, **flags: object) -> Grid:
@@ -260,8 +273,18 @@ class Grid:
                 f"reference: no run is of {self.reference!r}; there are "
                 f"{', '.join(sorted(names))}"
             )
+        if self.search is not None:
+            found = self._searched().trials(found)
+        if self.chosen:
+            found = with_chosen(found, self.chosen)
         chosen_first = [s for spec in found for s in self.left_out(spec, configs)]
         return [*dict.fromkeys(chosen_first), *found]
+
+    def _searched(self) -> Search:
+        search = Search.of(self.search)
+        for _, grid in self.blocks():
+            search.refuse(grid)
+        return search
 
     def _specs_of(self, dataset: str, configs: Path) -> Iterator[RunSpec]:
         places = self._places(dataset, configs)

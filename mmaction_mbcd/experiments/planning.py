@@ -81,7 +81,7 @@ def plan(experiment: Experiment, advance: Callable[[], object] = lambda: None) -
         else:
             problems = []
             for check, part in ((_data_problems, _data), (_model_problems, _model)):
-                key = json.dumps([check.__name__, part(run.config)], default=str)
+                key = json.dumps([check.__name__, part(run)], default=str)
                 if key not in looked_at:
                     with quiet():
                         looked_at[key] = list(check(run.config))
@@ -95,14 +95,16 @@ def plan(experiment: Experiment, advance: Callable[[], object] = lambda: None) -
     return found
 
 
-def _model(cfg: Config) -> dict:
-    """What a model is built from."""
-    return cfg.model.to_dict()
+def _model(run: PlannedRun) -> object:
+    """What a model is built from; one of a search's trials stands for all."""
+    if run.spec.alike != run.spec:
+        return command(run.spec.alike)
+    return run.config.model.to_dict()
 
 
-def _data(cfg: Config) -> list[dict]:
+def _data(run: PlannedRun) -> list[dict]:
     """What the data are built from."""
-    return [cfg[f"{split}_dataloader"].to_dict() for split in SPLITS]
+    return [run.config[f"{split}_dataloader"].to_dict() for split in SPLITS]
 
 
 def _model_problems(cfg: Config) -> Iterator[str]:
@@ -194,7 +196,7 @@ def kinds(needs: Sequence[Need], share: Share) -> int:
 
 
 def _kind(run: PlannedRun, share: Share) -> str:
-    spec = run.spec
+    spec = run.spec.alike
     what = [spec.dataset, spec.name, spec.modalities, spec.settings, spec.arguments]
     return json.dumps([*what, share.threads, share.workers, share.processes])
 
@@ -307,7 +309,9 @@ def table(found: Plan, jobs: int) -> Table:
     groups: dict[tuple, list[Need]] = {}
     for need in found.needs:
         spec = need.run.spec
-        name = spec.name + ("" if spec.purpose == "grid" else f" ({spec.purpose})")
+        name = spec.alike.name + (
+            "" if spec.purpose == "grid" else f" ({spec.purpose})"
+        )
         key = (spec.dataset, name, " ".join(spec.modalities) or "all")
         groups.setdefault(key, []).append(need)
     for key, needs in groups.items():

@@ -108,7 +108,7 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
     taken: dict[str, list[float]] = {}
     for run in runs:
         if (seconds := _seconds(run)) is not None:
-            taken.setdefault(run.spec.name, []).append(seconds)
+            taken.setdefault(run.spec.alike.name, []).append(seconds)
     if not taken:
         return None
     every = [s for each in taken.values() for s in each]
@@ -117,7 +117,7 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
     unfinished = [run for run in runs if run.folder.state not in ("finished", "failed")]
     for run in unfinished:
         state = run.folder.state
-        own = taken.get(run.spec.name)
+        own = taken.get(run.spec.alike.name)
         whole = sum(own) / len(own) if own else mean
         if state == "running":
             side_by_side += 1
