@@ -353,6 +353,9 @@ class TestReadings:
             for m in NAMES:
                 same = torch.equal(first[reading.name][m], first["clean"][m])
                 assert same == (m != changed)
+        # What was changed for a pass is not the next one's.
+        again = clean.loader().dataset[0]["inputs"]
+        assert all(torch.equal(again[m], first["clean"][m]) for m in NAMES)
 
     def test_all_kinds_of_all_modalities(self, subject):
         names = [r.name for r in Corruptions().readings(subject)]
@@ -409,7 +412,8 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
     files = sorted((tmp_path / "predictions").rglob("*.npz"))
     assert len(files) == 7
     times = [path.stat().st_mtime_ns for path in files]
-    assert tool.main(args) == 0
+    again = options(tiny_data, checkpoint, tmp_path, "missing", "calibration")
+    assert tool.main(again) == 0
     assert [path.stat().st_mtime_ns for path in files] == times
     assert numbers(tmp_path) == before
 
@@ -417,7 +421,7 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
 def test_an_interrupted_evaluation_goes_on(
     tool, tiny_data, checkpoint, tmp_path, monkeypatch
 ):
-    chosen = ["--kinds", "fog", "audio/low_pass", "--severities", "1", "5"]
+    chosen = ["--kinds", "audio/low_pass", "--severities", "1", "5"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     args = options(tiny_data, checkpoint, whole, "corruptions")
     assert tool.main([*args, *chosen]) == 0
@@ -425,7 +429,7 @@ def test_an_interrupted_evaluation_goes_on(
 
     def interrupted(*args):
         passes.append(args)
-        if len(passes) == 3:
+        if len(passes) == 2:
             raise KeyboardInterrupt
         return predict(*args)
 
@@ -433,9 +437,10 @@ def test_an_interrupted_evaluation_goes_on(
     again = [*options(tiny_data, checkpoint, stopped, "corruptions"), *chosen]
     with pytest.raises(SystemExit, match="130"):
         tool.main(again)
-    assert len(list((stopped / "predictions").rglob("*"))) == 4  # 2 files, 2 folders
+    (finished,) = (stopped / "predictions").rglob("*.*")
+    assert finished.name == "clean.npz"
     assert tool.main(again) == 0
-    assert len(passes) == 3 + 3  # 5 passes, two of which were finished
+    assert len(passes) == 2 + 2  # 3 passes, one of which was finished
     assert numbers(stopped) == numbers(whole)
 
 
@@ -456,7 +461,7 @@ def test_evaluations_are_not_mixed(
     assert "clean.npz is of another evaluation (weights differ)" in line
     args = options(tiny_data, checkpoint, tmp_path, "accuracy")
     line = refusal(tool, [*args, "--in-domain"], capsys)
-    assert "(clips, data differ)" in line or "(data, clips differ)" in line
+    assert "(data, clips differ)" in line
     # The same clips elsewhere are the same data.
     moved = tmp_path / "moved"
     moved.symlink_to(tiny_data)
