@@ -66,10 +66,10 @@ def calibration_error(
 ) -> float:
     """Expected calibration error of the predicted class, ECE, in [0, 1].
 
-    ECE = sum_b (n_b / N) |acc_b - conf_b| (Guo et al., ICML 2017, eq. 3) over the bins
-    of :func:`reliability`; ``binning="mass"`` gives the adaptive one. It is biased: a
-    perfectly calibrated model has an ECE of the order of sqrt(bins / N), not 0. N and
-    the bins belong beside it.
+    ``ECE = sum_b (n_b / N) |acc_b - conf_b|`` (Guo et al., ICML 2017, eq. 3) over the
+    bins b of :func:`reliability`; ``binning="mass"`` gives the adaptive one. It is
+    biased: a perfectly calibrated model has an ECE of the order of sqrt(bins / N), not
+    0. N and the bins belong beside it.
     """
     table = reliability(probabilities, labels, bins, binning)
     gap = (table.accuracy - table.confidence).abs()
