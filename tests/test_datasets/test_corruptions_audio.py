@@ -136,13 +136,20 @@ def test_a_background_recording_starts_anywhere():
     assert firsts == set(range(1, 8))
 
 
-def test_synthetic_wind_rumbles_in_gusts():
+def test_synthetic_wind_is_turbulence_in_gusts():
     wind = audio.synthetic_wind(10 * RATE, RATE, np.random.default_rng(0))
     assert np.abs(wind).max() == 1
     frequencies, density = signal.welch(wind, RATE, nperseg=8192)
-    assert density[frequencies < 200].sum() > 0.9 * density.sum()
+
+    def at(low, high):
+        return density[(frequencies > low) & (frequencies < high)].mean()
+
+    # 2^(5/3) = 3.17 times the density an octave lower.
+    octaves = [at(f, 2 * f) for f in (100, 200, 400, 800, 1600, 3200)]
+    ratios = np.divide(octaves[:-1], octaves[1:])
+    np.testing.assert_allclose(ratios, 2 ** (5 / 3), rtol=0.2)
     loudness = np.sqrt(np.square(wind).reshape(40, -1).mean(axis=1))
-    assert loudness.max() > 3 * loudness.min()
+    assert loudness.max() > 2 * loudness.min()
 
 
 def test_synthetic_babble_is_pink_above_100_hz():

@@ -52,17 +52,18 @@ def test_pure_and_of_the_same_form(kind, count, height, width, severity, seed):
     np.testing.assert_array_equal(frames, before)
 
 
-def still(count=2, height=128, width=128):
+def still(count=2, height=256, width=256):
     return [np.full((height, width, 2), FLOW_ZERO, np.uint8) for _ in range(count)]
 
 
-@pytest.mark.parametrize("bound", [20.0, 10.0])
-def test_noise_is_in_pixels_of_displacement(bound):
+@pytest.mark.parametrize("bound, side", [(20.0, 256), (10.0, 256), (5.0, 64)])
+def test_noise_is_in_pixels_of_displacement(bound, side):
+    share = side / 256
     for severity, sigma in enumerate((0.5, 1, 2), 1):
-        frames = corrupt("gaussian_noise", still(), severity, bound=bound)
+        frames = corrupt("gaussian_noise", still(2, side, side), severity, bound=bound)
         pixels = (np.array(frames, float) - 128) * bound / 127
         step = bound / 127  # quantisation adds step^2 / 12
-        expected = math.hypot(sigma, step / math.sqrt(12))
+        expected = math.hypot(sigma * share, step / math.sqrt(12))
         assert pixels.std() == pytest.approx(expected, rel=5 / math.sqrt(pixels.size))
         assert abs(pixels.mean()) < 5 * expected / math.sqrt(pixels.size)
         a, b = (p.ravel() for p in pixels)

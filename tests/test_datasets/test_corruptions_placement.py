@@ -185,7 +185,7 @@ def trees(tiny_data, tmp_path_factory):
         write_wav(own / "audio" / f"{stem}.wav", tone(2))
     return dict(
         synth_action=tiny_data,
-        hac=write_hac(tmp_path_factory.mktemp("hac"), train=1, test=1),
+        hac=write_hac(tmp_path_factory.mktemp("hac"), 1, 1, domains=("cartoon",)),
         epic_kitchens=write_epic(tmp_path_factory.mktemp("epic"), segments=[(11, 24)]),
         own_videos=own,
     )
@@ -206,7 +206,7 @@ def built(leaf, trees, changes=None):
     return DATASETS.build(dataset)
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if "published" not in leaf])
 def test_one_modality_is_corrupted_and_the_others_are_as_they_were(leaf, trees):
     clean = built(leaf, trees)[0]["inputs"]
     for modality, kind in KINDS.items():

@@ -184,19 +184,17 @@ def slow_swell(
 
 
 def synthetic_wind(length: int, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Wind in a microphone: rumble below some 100 Hz, in gusts.
+    """Wind in a microphone: turbulence, in gusts.
 
-    Brown noise that falls again above 200 Hz (Butterworth, order 1), times the square
-    of a swell of at most 0.5 Hz between a fifth and 1. No recording is imitated.
+    Noise whose power falls with frequency to the power of -5/3 above 40 Hz, as that of
+    turbulence does (Kolmogorov), times a swell of at most 0.5 Hz between a fifth and 1.
+    No recording is imitated: for the published strength give one.
 
     Returns:
         ``(length,)`` float64; its peak is 1, as of a recording at full level.
     """
-    rumble = coloured_noise(length, rate, rng, slope=2, lowest=40)
-    if rate > 400:
-        sections = signal.butter(1, 200, fs=rate, output="sos")
-        rumble = signal.sosfilt(sections, rumble)
-    gusts = (0.2 + 0.8 * slow_swell(length, rate, rng, fastest=0.5)) ** 2
+    rumble = coloured_noise(length, rate, rng, slope=5 / 3, lowest=40)
+    gusts = 0.2 + 0.8 * slow_swell(length, rate, rng, fastest=0.5)
     sound = rumble * gusts
     return sound / max(np.abs(sound).max(), np.finfo(float).tiny)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ....flow_coding import FLOW_ZERO, dequantize_flow, quantize_flow
 from .severities import OWN, Corruption
+from .video import relative_size
 
 Frames = list[np.ndarray]
 
@@ -20,7 +21,13 @@ BLOCKS = 8
 def gaussian_noise(
     frames: Frames, rng: np.random.Generator, sigma: float, bound: float
 ) -> Frames:
-    """Adds N(0, sigma^2) to every displacement; ``sigma`` in pixels per frame."""
+    """Adds N(0, sigma^2) to every displacement.
+
+    ``sigma`` is in pixels per frame of a picture whose shorter side is 256, the size at
+    which flow is computed; of smaller pictures, whose motion has fewer pixels, it is as
+    much smaller.
+    """
+    sigma = sigma * relative_size(frames)
     return [
         quantize_flow(
             dequantize_flow(frame, bound) + sigma * rng.standard_normal(frame.shape),
@@ -66,7 +73,7 @@ FLOW_CORRUPTIONS: dict[str, Corruption] = {
         gaussian_noise,
         ((0.5,), (1,), (2,), (4,), (8,)),
         OWN,
-        "standard deviation, pixels per frame",
+        "standard deviation, pixels of 256 per frame",
     ),
     "block_dropout": Corruption(
         block_dropout,
