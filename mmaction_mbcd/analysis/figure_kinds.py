@@ -91,7 +91,7 @@ def make_figure(
     Args:
         kind: A key of :data:`KINDS`.
         runs: ``[NAME=]FOLDER[@teacher|@student]`` each.
-        options: See there.
+        options: What it is made of.
 
     Returns:
         The files, and the few numbers that sum it up, or None.
@@ -114,8 +114,8 @@ def _curves(runs: list[Run], options: FigureOptions):
     modalities = list(dict.fromkeys(m for r in runs for m in r.modalities()))
     selected = {}
     for run in runs:
-        best = sorted(run.folder.glob("best_source_top1_epoch_*.pth"))
-        selected |= {run.name: epoch_of(best[-1])} if best else {}
+        best = [epoch_of(p) for p in run.folder.glob("best_source_top1_epoch_*.pth")]
+        selected |= {run.name: max(best)} if best else {}
     name = targets[0] if len(targets) == 1 else "target"
     files = draw_curves(frames, modalities, options.out / "curves", selected, name)
     table = correlation_table(frames)
@@ -139,7 +139,8 @@ def _cosines_of_checkpoints(
     rows, held = [], None
     for file in run.checkpoints():
         trained = run.load(data_root=options.data_root, checkpoint=file)
-        held = held or _held(trained, "source", run, options)
+        # Stems whose BatchNorm drifts differ between checkpoints: they run each time.
+        held = held or _held(trained, "source", run, options, through_stems=False)
         rows += [
             (epoch_of(file), "grad_cos_clips", m, value)
             for m, value in gradient_cosines(trained, held).items()
@@ -152,11 +153,12 @@ def _cosines_of_checkpoints(
 
 
 def _modalities(runs: list[Run], options: FigureOptions):
-    frames, roles = [], options.roles or ["target"]
+    frames, roles, first = [], options.roles or ["target"], {}
     for run in runs:
         predictions = _predictions(run, roles, options)
-        found = measure_modalities(predictions)
-        frames.append(found[found["role"].isin(roles)].assign(run=run.name))
+        shown = predictions.select(np.isin(predictions.roles, roles))
+        _refuse_other_clips(first, run, shown.sample_ids.tolist())
+        frames.append(measure_modalities(shown).assign(run=run.name))
     frame = pd.concat(frames, ignore_index=True)
     table = frame.pivot(index=["role", "run"], columns="head", values="value")
     files = draw_modalities(frame, options.out / "modalities")
@@ -306,20 +308,26 @@ def _each(
     measure: Callable[[Run, TrainedModel, Mapping[str, HeldClips]], pd.DataFrame],
 ) -> pd.DataFrame:
     """One measurement per run on the same clips, with a column run."""
-    frames, shown = [], {}
+    frames, first = [], {}
     for run in runs:
         trained = run.load(options.rule, options.data_root)
         clips = {
             role: _held(trained, role, run, options) for role in options.roles or roles
         }
-        ids = {role: held.sample_ids.tolist() for role, held in clips.items()}
-        if (first := shown.setdefault("first", (run.name, ids)))[1] != ids:
-            raise UsageError(
-                f"{first[0]} and {run.name} are evaluated on different clips (another "
-                "target or data set?): make a figure for each"
-            )
+        ids = [i for held in clips.values() for i in held.sample_ids.tolist()]
+        _refuse_other_clips(first, run, ids)
         frames.append(measure(run, trained, clips).assign(run=run.name))
     return pd.concat(frames, ignore_index=True)
+
+
+def _refuse_other_clips(first: dict, run: Run, ids: list[str]) -> None:
+    """All runs of a figure are shown on the clips of the first, which is noted."""
+    name, expected = first.setdefault("run", (run.name, ids))
+    if ids != expected:
+        raise UsageError(
+            f"{name} and {run.name} are evaluated on different clips (another target "
+            "or data set?): make a figure for each"
+        )
 
 
 def _held(

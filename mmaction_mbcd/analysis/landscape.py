@@ -278,11 +278,12 @@ def draw_landscape(
             filled, ax=flat, shrink=0.9, pad=0.02, ticks=MaxNLocator(6)
         )
         bar.set_label("cross-entropy, nats")
+        over = f" Losses above {scale.high:.2f} share the last colour."
         caption(
             figure,
             f"Fused cross-entropy on {TITLES.get(role, role)} clips, N = {count}; one "
             f"colour scale. A guess has {frame['guess'].iloc[0]:.2f} nats."
-            + (f" Losses above {scale.high:.2f} share the last colour." if scale.cut else ""),
+            + (over if scale.cut else ""),
         )
         return save_figure(figure, path, frame)
 
@@ -330,7 +331,8 @@ def _draw_surface(ax, x: np.ndarray, y: np.ndarray, z: np.ndarray, scale: _Scale
     )  # fmt: skip
     ax.set_zlim(scale.low, scale.high)
     for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
-        axis.set_ticks([values.min(), (values.min() + values.max()) / 2, values.max()])
+        ticks = np.linspace(values.min(), values.max(), 3)
+        axis.set_ticks(ticks, [f"{tick:.2g}" for tick in ticks])
     ax.zaxis.set_major_locator(MaxNLocator(4))
     ax.tick_params(pad=-3, labelsize=6)
     ax.tick_params(axis="z", pad=-1)

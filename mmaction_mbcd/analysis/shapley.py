@@ -177,12 +177,13 @@ def draw_shapley(frame: pd.DataFrame, path: str | os.PathLike) -> list[Path]:
             ax.set_title(f"{TITLES.get(role, role)} (N = {own['N'].iloc[0]} clips)")
         axes[0, 0].set_ylabel("Shapley value, accuracy points")
         shared_legend(figure, axes.flat)
-        full = _full_accuracies(frame)
+        # Many runs would fill the page; their accuracies are in the data.
+        full = _full_accuracies(frame) if len(runs) * len(roles) <= 6 else []
         caption(
             figure,
-            "The values of a run sum to its fused accuracy minus 1/C ("
-            + "; ".join(full)
-            + "); 95 % bootstrap interval over clips.",
+            "The values of a run sum to its fused accuracy minus 1/C"
+            + (f" ({'; '.join(full)})" if full else "")
+            + ". 95 % bootstrap interval over clips.",
         )
         return save_figure(figure, path, frame)
 
