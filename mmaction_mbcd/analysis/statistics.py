@@ -42,7 +42,8 @@ squares, S + 1 and 2, too large for unequal variances. Tests use the same quanti
 .05 exactly where the 95 % interval excludes 0.
 
 Simulated coverage of nominal 95 % is in the tests. It lies within 93 and 97 % from
-three seeds on. Two seeds are too few to be exact: it lies above, up to 98.5 %.
+three seeds on. It lies above where less is known: for two seeds up to 98.5 %, for the
+difference of methods with unequal numbers of seeds about 97.5 %.
 """
 
 from collections import defaultdict

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from mmaction.registry import MODELS
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -106,11 +107,12 @@ class TrainedModel:
         loader = self.config.get(f"{split}_dataloader")
         if not loader:
             raise UsageError(f"the config has no {split}_dataloader")
-        loader = ConfigDict(loader.copy(), persistent_workers=False, drop_last=False)
+        loader = copy.deepcopy(loader)
+        loader.persistent_workers = loader.drop_last = False
         loader.sampler = dict(loader.sampler, shuffle=False)
-        loader.dataset = loader.dataset.copy()
         for dataset in innermost_datasets(loader.dataset):
-            dataset.update(changes)
+            for name, value in changes.items():  # update() would merge dicts
+                dataset[name] = value
         built = Runner.build_dataloader(loader, seed=0)
         if hasattr(built.dataset, "refuse_absence"):
             built.dataset.refuse_absence()

@@ -109,7 +109,7 @@ def test_resampled_means_of_three_seeds_would_not_cover():
     """Why the module takes neither percentiles of resamples nor normal quantiles."""
     rng = np.random.default_rng(0)
     hits = []
-    for _ in range(120):
+    for _ in range(80):
         table = draw(rng, 3, rng.standard_normal(1000), 0.6, 1.0, 0.3)
         seeds = rng.multinomial(3, np.full(3, 1 / 3), 200) / 3
         clips = rng.multinomial(1000, np.full(1000, 1 / 1000), 200) / 1000
@@ -140,7 +140,7 @@ def test_differences_cover_and_their_test_errs_in_one_of_twenty(gain):
 def test_mcnemars_test_errs_in_one_of_twenty(seeds):
     rng = np.random.default_rng(2)
     errors = []
-    for _ in range(800):
+    for _ in range(600):
         own, other = rng.standard_normal((2, 400))
         first = draw(rng, seeds, own, 0.6, 1.0, 0)
         second = draw(rng, seeds, (own + other) / math.sqrt(2), 0.6, 1.0, 0)
@@ -151,7 +151,7 @@ def test_mcnemars_test_errs_in_one_of_twenty(seeds):
 def test_of_equal_methods_none_is_supported():
     rng = np.random.default_rng(3)
     claims = []
-    for _ in range(150):
+    for _ in range(80):
         clips = rng.standard_normal(200)
         methods = {m: [draw(rng, 3, clips, 0.6, 1.0, 0.1)] for m in "abcd"}
         claims.append(supported_best(methods).best_supported)

@@ -91,9 +91,24 @@ def subject(trained):
     return Subject(trained)
 
 
+class Held:
+    """A loader whose batches have been read once."""
+
+    def __init__(self, loader):
+        self.dataset, self.batches = loader.dataset, list(loader)
+
+    def __iter__(self):
+        return iter(copy.deepcopy(self.batches))
+
+
 @pytest.fixture(scope="module")
-def clean(trained):
-    return trained.predict(trained.loader())
+def held(trained):
+    return Held(trained.loader())
+
+
+@pytest.fixture(scope="module")
+def clean(trained, held):
+    return trained.predict(held)
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +150,10 @@ def hand_made(labels, fused, video=None, domains=None, present=None, classes=2):
 
 
 class TestSubsets:
-    def test_masking_equals_zeroing_the_embedding(self, trained, monkeypatch):
+    def test_masking_equals_zeroing_the_embedding(self, trained, held, monkeypatch):
         """The published protocol: encoders see the input, what is fused is zero."""
         subsets = {"+".join(s): s for s in missing.subsets_of(NAMES)}
-        found = predict_subsets(trained, trained.loader(), subsets)
+        found = predict_subsets(trained, held, subsets)
         fuse = trained.model.neck.forward
         for name, kept in subsets.items():
             monkeypatch.setattr(
@@ -148,30 +163,30 @@ class TestSubsets:
                     {m: x if m in kept else 0 * x for m, x in features.items()}, *rest
                 ),
             )
-            by_hand = trained.predict(trained.loader())
+            by_hand = trained.predict(held)
             np.testing.assert_array_equal(found[name].logits[""], by_hand.logits[""])
             for m in NAMES:
                 assert (found[name].known(m) == (m in kept)).all()
         assert len({each.logits[""].tobytes() for each in found.values()}) == 7
 
-    def test_all_modalities_are_what_a_test_says(self, trained, clean):
+    def test_all_modalities_are_what_a_test_says(self, trained, held, clean):
         counted = []
-        found = predict_subsets(
-            trained, trained.loader(), {"all": NAMES}, counted.append
-        )["all"]
+        found = predict_subsets(trained, held, {"all": NAMES}, counted.append)["all"]
         assert counted == [6, 6, 6]
         assert list(found.logits) == list(clean.logits) == ["", *NAMES]
         for head in clean.logits:
             np.testing.assert_array_equal(found.logits[head], clean.logits[head])
 
-    def test_a_model_that_diverged_is_named(self, tiny_data, checkpoint, tmp_path):
+    def test_a_model_that_diverged_is_named(
+        self, tiny_data, checkpoint, held, tmp_path
+    ):
         content = torch.load(checkpoint)
         name = next(n for n in content["state_dict"] if n.startswith("fused_head"))
         content["state_dict"][name][:] = float("nan")
         torch.save(content, tmp_path / "nan.pth")
         bad = TrainedModel.load(read_config(tiny_data), str(tmp_path / "nan.pth"))
         with pytest.raises(DivergenceError, match="fused predictions of .*nan.pth"):
-            predict_subsets(bad, bad.loader(), {"all": NAMES})
+            predict_subsets(bad, held, {"all": NAMES})
 
     def test_subsets(self):
         assert missing.subsets_of("va") == [("v", "a"), ("v",), ("a",)]
@@ -189,9 +204,9 @@ class TestSubsets:
 # ------------------------------------------------------------------------ numbers
 
 
-def test_accuracies_are_those_of_domain_accuracy(trained, clean):
+def test_accuracies_are_those_of_domain_accuracy(trained, held, clean):
     metric = DomainAccuracy()
-    for inputs, batch in trained.batches(trained.loader()):
+    for inputs, batch in trained.batches(held):
         done = [s.to_dict() for s in trained.model.predict(inputs, batch)]
         metric.process({}, done)
     expected = metric.evaluate(18)
@@ -353,6 +368,9 @@ class TestReadings:
             for m in NAMES:
                 same = torch.equal(first[reading.name][m], first["clean"][m])
                 assert same == (m != changed)
+        # What was changed for a pass is not the next one's.
+        again = clean.loader().dataset[0]["inputs"]
+        assert all(torch.equal(again[m], first["clean"][m]) for m in NAMES)
 
     def test_all_kinds_of_all_modalities(self, subject):
         names = [r.name for r in Corruptions().readings(subject)]
@@ -409,7 +427,8 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
     files = sorted((tmp_path / "predictions").rglob("*.npz"))
     assert len(files) == 7
     times = [path.stat().st_mtime_ns for path in files]
-    assert tool.main(args) == 0
+    again = options(tiny_data, checkpoint, tmp_path, "missing", "calibration")
+    assert tool.main(again) == 0
     assert [path.stat().st_mtime_ns for path in files] == times
     assert numbers(tmp_path) == before
 
@@ -417,7 +436,7 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
 def test_an_interrupted_evaluation_goes_on(
     tool, tiny_data, checkpoint, tmp_path, monkeypatch
 ):
-    chosen = ["--kinds", "fog", "audio/low_pass", "--severities", "1", "5"]
+    chosen = ["--kinds", "audio/low_pass", "--severities", "1", "5"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     args = options(tiny_data, checkpoint, whole, "corruptions")
     assert tool.main([*args, *chosen]) == 0
@@ -425,7 +444,7 @@ def test_an_interrupted_evaluation_goes_on(
 
     def interrupted(*args):
         passes.append(args)
-        if len(passes) == 3:
+        if len(passes) == 2:
             raise KeyboardInterrupt
         return predict(*args)
 
@@ -433,9 +452,10 @@ def test_an_interrupted_evaluation_goes_on(
     again = [*options(tiny_data, checkpoint, stopped, "corruptions"), *chosen]
     with pytest.raises(SystemExit, match="130"):
         tool.main(again)
-    assert len(list((stopped / "predictions").rglob("*"))) == 4  # 2 files, 2 folders
+    (finished,) = (stopped / "predictions").rglob("*.*")
+    assert finished.name == "clean.npz"
     assert tool.main(again) == 0
-    assert len(passes) == 3 + 3  # 5 passes, two of which were finished
+    assert len(passes) == 2 + 2  # 3 passes, one of which was finished
     assert numbers(stopped) == numbers(whole)
 
 
@@ -456,7 +476,7 @@ def test_evaluations_are_not_mixed(
     assert "clean.npz is of another evaluation (weights differ)" in line
     args = options(tiny_data, checkpoint, tmp_path, "accuracy")
     line = refusal(tool, [*args, "--in-domain"], capsys)
-    assert "(clips, data differ)" in line or "(data, clips differ)" in line
+    assert "(data, clips differ)" in line
     # The same clips elsewhere are the same data.
     moved = tmp_path / "moved"
     moved.symlink_to(tiny_data)
@@ -522,7 +542,7 @@ class TestOutOfDistribution:
         saved = save_checkpoint(
             read_config(tiny_data), tmp_path / "c.pth", held_out_classes=["spin"]
         )
-        args = options(tiny_data, saved, tmp_path / "out", "ood", "accuracy")
+        args = options(tiny_data, saved, tmp_path / "out", "ood")
         assert tool.main([*args, "--held-out-classes", "spin"]) == 0
         rows = numbers(tmp_path / "out")["ood"]["ood"]
         assert {(r["N_inside"], r["N_outside"]) for r in rows} == {(15, 3)}

@@ -110,11 +110,11 @@ def draw_confusion(confusion: pd.DataFrame, path: Path) -> None:
     heads = list(confusion["head"].unique())
     size = max(2.2, 0.26 * confusion["label"].nunique())
     with figure_style():
-        figure, axes = panels(1, len(heads), size + 0.6, size, sharey=True)
+        figure, axes = panels(1, len(heads), size + 0.2, size, sharey=True)
         for ax, head in zip(axes[0], heads, strict=True):
             image = _draw_matrix(ax, confusion, head)
         axes[0, 0].set_ylabel("label")
-        colours = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+        colours = figure.colorbar(image, ax=axes, shrink=0.65, fraction=0.02, pad=0.01)
         colours.set_label("% of the label's clips")
         save_figure(figure, path, confusion)
 

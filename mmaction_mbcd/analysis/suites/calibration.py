@@ -119,8 +119,10 @@ def _draw_head(above: Axes, below: Axes, own: pd.DataFrame) -> None:
     right, sure = 100 * filled["accuracy"], 100 * filled["confidence"]
     bars = dict(align="edge", edgecolor="white", lw=0.5)
     above.bar(left, right, width, color=OKABE_ITO[0], label="accuracy", **bars)
-    above.bar(left, sure - right, width, right, color=OKABE_ITO[3], alpha=0.35,
-              label="gap to the mean confidence", **bars)  # fmt: skip
+    # Hatched, not filled: where confidence is too low it lies on the bar.
+    above.bar(left, sure - right, width, right, align="edge", facecolor="none",
+              edgecolor=OKABE_ITO[3], hatch="////", lw=0.5,
+              label="gap to the mean confidence")  # fmt: skip
     above.plot([0, 100], [0, 100], "--", color="0.4", lw=0.8, label="calibrated")
     above.set_xlim(0, 100)
     above.set_ylim(0, 100)

@@ -233,7 +233,7 @@ class Corruptions(Suite):
         tables = [
             Table(
                 f"corruptions_{modality}",
-                f"{modality} corrupted, the other modalities clean: fused top-1 % "
+                f"{modality} corrupted: fused top-1 % "
                 f"(clean {percent(own['clean'].iloc[0])}, N = {own['N'].iloc[0]})",
                 data[data["modality"] == modality],
                 _kind_by_severity(own),
