@@ -25,6 +25,7 @@ from .identity import command
 from .run_folder import RunFolder, line_that_matters, write_json
 
 _LOOK = 0.3  # s between two looks at a process
+_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 class ToolError(RuntimeError):
@@ -248,7 +249,8 @@ class Job:
         passed = seconds.get(phase, 0) + time.monotonic() - began
         self.folder.note(seconds=seconds | {phase: round(passed, 1)})
         if code := tool.exitcode():
-            if stop.is_set():
+            # Slurm's SIGTERM may reach the tool before the process that looks at it.
+            if stop.is_set() or code in _TERMINATED:
                 raise Stopped
             said = line_that_matters(log, start) or "no output"
             raise ToolError(f"{phase}: {said} (exit code {code}; {log})")
@@ -374,6 +376,10 @@ def spawned(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> Runni
     parent = os.getpid()
 
     def end_with_us() -> None:
+        # A batch system's warning reaches every process of a job; whoever started the
+        # tool decides about it.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         end_with_parent()
         end_unless_alive(parent)
 

@@ -42,7 +42,7 @@ def shares(
     """
     cores = cores or len(os.sched_getaffinity(0))
     if gpus is None:
-        gpus = [str(i) for i in range(torch.cuda.device_count())]
+        gpus = visible_gpus()
     if (jobs is not None and jobs < 1) or per_job < 1:
         raise ValueError(f"jobs and GPUs per job are 1 or more, got {jobs}, {per_job}")
     if gpus and per_job > len(gpus):
@@ -67,6 +67,13 @@ def shares(
         )
         for i in range(count)
     ]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that torch sees, for ``CUDA_VISIBLE_DEVICES``."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
 def run_here(
