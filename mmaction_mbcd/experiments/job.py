@@ -181,9 +181,10 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether nothing is left to do, as far as it can be done."""
+        if self.folder.state != "finished":
+            return False
         unavailable = self.folder.noted.get("unavailable", ())
-        due = [rule for rule in self._due() if rule not in unavailable]
-        return self.folder.state == "finished" and not due
+        return all(rule in unavailable for rule in self._due())
 
     # ------------------------------------------------------------------- commands
 
