@@ -403,7 +403,7 @@ def update(experiment: Experiment) -> str:
     try:
         seen = look(jobs)
     except UnreachableError as error:
-        return f"{len(jobs)} runs were given to Slurm, which cannot be asked here ({error})"
+        return f"{len(jobs)} runs are Slurm's, which cannot be asked here ({error})"
     for job, run in jobs.items():
         state, reason = seen.get(job, ("", ""))
         if state and state not in _ENDED:

@@ -1,4 +1,4 @@
-"""A Slurm of one node, from Debian's slurm-wlm and munge, for as long as a test runs."""
+"""A Slurm of one node for as long as a test runs, from slurm-wlm and munge."""
 
 import os
 import shutil
