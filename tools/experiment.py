@@ -286,8 +286,8 @@ def commands(args: argparse.Namespace, console: Console) -> int:
         print(single.command_line(experiment, run, options))
     if first and second:
         print(
-            f"The last {len(second)} runs wait for the others, which choose "
-            "their epochs: let those end first.",
+            f"Lines {len(first) + 1} to {len(runs)} wait for those before them, which "
+            "choose their epochs: let these end first.",
             file=sys.stderr,
         )
     return 0

@@ -52,11 +52,12 @@ def work(
     """
     experiment.check(run)
     ended = ("finished", "failed")
-    early = [r for r in experiment.left_out(run) if r.folder.state not in ended]
+    before = [(name_of(r), r.folder.state) for r in experiment.left_out(run)]
+    early = [f"{name} ({state})" for name, state in before if state not in ended]
     if early:
         raise UsageError(
-            f"{name_of(run)} waits for {len(early)} runs that choose its epoch, such "
-            f"as {name_of(early[0])}, which is {early[0].folder.state}"
+            f"{name_of(run)} waits for runs that choose its epoch and have not ended: "
+            + ", ".join(early)
         )
     experiment.record(run)
     experiment.job(run, share).run(launch)

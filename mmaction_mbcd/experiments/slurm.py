@@ -15,6 +15,7 @@ import dataclasses
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -138,7 +139,8 @@ class Request:
             srun_args=[f"--cpus-per-task={cpus}"],
             additional_parameters=more,
         )
-        return {name: value for name, value in known.items() if value is not None}
+        given = {name: value for name, value in known.items() if value is not None}
+        return given | dict(wckey=None)  # submitit's own, which clusters may refuse
 
 
 def minutes(text: str) -> int:
@@ -243,7 +245,7 @@ def _array(
 
 
 def _export(name: str, folder: Path) -> str:
-    return f'export {name}="{folder}${{{name}:+:${name}}}"'
+    return f'export {name}={shlex.quote(str(folder))}"${{{name}:+:${name}}}"'
 
 
 def _said(text: str) -> str:
