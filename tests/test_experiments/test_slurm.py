@@ -17,9 +17,8 @@ from helpers import slurm_cluster
 from mmaction_mbcd.experiments import slurm, status
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
-from mmaction_mbcd.experiments.job import Share, spawned
+from mmaction_mbcd.experiments.job import Share
 from mmaction_mbcd.experiments.local import run_here
-from mmaction_mbcd.experiments.single import work
 from tests_support import load_tool
 
 LACKS = slurm_cluster.lacks()
@@ -127,7 +126,6 @@ def locally(experiment):
         experiment.runs,
         [Share(threads=1, workers=1)],
         lambda run, what, line: failures.append(line) if what == "failed" else None,
-        launch=spawned,
     )
     assert failures == []
     return experiment
@@ -276,10 +274,12 @@ def test_a_job_finds_its_run_busy(make):
         assert run.folder.state == "running"
 
 
-def test_a_line_of_commands_does_the_same(make):
-    """What another queue calls."""
-    experiment = make()
-    (run,) = experiment.runs
-    work(experiment, run, Share(threads=1, workers=1))
-    assert run.folder.state == "finished"
-    assert_same_results(experiment, locally(make("here")))
+def test_lines_of_commands_do_the_same(make, capsys):
+    """As another queue calls them; here xargs, two at a time."""
+    experiment = make(methods=["erm", "mbcd"])
+    tool.main(["commands", "--out", str(experiment.out), "--cpus", "1"])
+    lines = capsys.readouterr().out
+    call = ["xargs", "-P", "2", "-I{}", "sh", "-c", "{}"]
+    subprocess.run(call, input=lines, text=True, check=True)
+    assert status.counts(experiment.runs) == {"finished": 2}
+    assert_same_results(experiment, locally(make("here", methods=["erm", "mbcd"])))
