@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -342,8 +342,11 @@ class QueuedRun(Checkpointable):
 
 def _saved(folder: RunFolder) -> frozenset[tuple[str, int]]:
     """What a run would go on from."""
-    files = [*folder.path.glob("*.pth"), *folder.path.glob("results_*.json")]
-    return frozenset((file.name, file.stat().st_mtime_ns) for file in files)
+    found = set()
+    for file in (*folder.path.glob("*.pth"), *folder.path.glob("results_*.json")):
+        with suppress(FileNotFoundError):  # the training removes old ones
+            found.add((file.name, file.stat().st_mtime_ns))
+    return frozenset(found)
 
 
 # ------------------------------------------------------------------------ asking Slurm
