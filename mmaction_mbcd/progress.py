@@ -35,7 +35,7 @@ class Meter:
     a process that dies cannot leave it locked.
 
     Args:
-        title: What is being done.
+        title: What is being done; another may be set meanwhile.
         unit: Of the counts, in the plural.
         total: How many there are.
         workers: Processes, for the forecast.
@@ -95,7 +95,9 @@ class Meter:
                 self._count()
                 if (forecast := self._forecast()) is not None:
                     console.print(forecast, highlight=False)
-                bar.update(task, completed=self.done, now=self._state())
+                bar.update(
+                    task, description=self.title, completed=self.done, now=self._state()
+                )
                 if not console.is_terminal and self._is_due():
                     console.print(f"{self.title}: {self._state()}", highlight=False)
             self._count()

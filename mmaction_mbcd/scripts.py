@@ -31,7 +31,9 @@ IMPORTS = (
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
-_starting = threading.Lock()
+# multiprocessing looks at its processes when it starts another one. Of two threads that
+# look at once, the second finds the pipe read, and takes it for exit code 255.
+_looking = threading.Lock()
 
 
 def prepare(threads: int | None = None, imports: Sequence[str] = IMPORTS) -> None:
@@ -93,9 +95,15 @@ def start_script(
     process = CONTEXT.Process(
         target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
     )
-    with _starting:
+    with _looking:
         process.start()
     return process
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """Of a started script, None while it runs; from any thread."""
+    with _looking:
+        return process.exitcode
 
 
 def _run(

@@ -6,7 +6,7 @@ from tests_support import ROOT
 
 LAYERS = [
     set(),  # modules that all may import: errors, progress, ...
-    {"checkpoint_files"},
+    {"checkpoint_files", "scripts"},
     {"compat"},
     {"parallel"},
     {"models", "datasets", "evaluation"},

@@ -43,13 +43,14 @@ def test_lines_forecast_and_processes(capsys, monkeypatch):
         process.join()
         meter.add(1100)
         meter.add(-10)
+        meter.title = "tidying"
         time.sleep(0.5)
     assert meter.done == 20 + 60 + 1090
     lines = capsys.readouterr().err.splitlines()
     (forecast,) = [line for line in lines if "about" in line]
     pattern = r"working: about \d+ (s|min|h \d+ min) for 1,200 steps with 2 workers"
     assert re.fullmatch(pattern, forecast)
-    assert re.fullmatch(r"working: 1,170 of 1,200 steps, 0 s left", lines[-1])
+    assert re.fullmatch(r"tidying: 1,170 of 1,200 steps, 0 s left", lines[-1])
 
 
 def test_frames_are_counted_and_a_wrong_header_corrected(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ plan      what would run: runs, steps, disk, time; what cannot run, and why
 run       trains and tests what is not finished; call it again to go on
 resume    the same, and repeats what failed
 status    how far it is
+table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
 commands  the runs as command lines, for any other queue
 job       does one run here: what those command lines call
 
@@ -13,10 +14,11 @@ The grid is a YAML file, or flags; docs/experiments.md has its keys.
 """
 
 import argparse
+import importlib
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -30,12 +32,19 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
-from mmaction_mbcd.errors import Terminated
-from mmaction_mbcd.experiments import local, single, slurm, status
+from mmaction_mbcd.experiments import (
+    local,
+    planning,
+    single,
+    slurm,
+    status,
+    table_text,
+    tables,
+)
 from mmaction_mbcd.experiments.experiment import Experiment, PlannedRun
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
-from mmaction_mbcd.experiments.job import Stopped, ToolError
-from mmaction_mbcd.experiments.run_folder import BusyError
+from mmaction_mbcd.experiments.job import Share, ToolError
+from mmaction_mbcd.experiments.run_folder import BusyError, write_json
 from mmaction_mbcd.progress import Meter
 
 REPO = Path(__file__).resolve().parent.parent
@@ -130,12 +139,36 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="until all have ended")
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--no-measure", action="store_true", help="do not measure steps for the time"
+    )
+
+
+def _add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("train", nargs="+", help="arguments of tools/train.py")
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rule", choices=RULES, help="default: each of the grid's")
+    parser.add_argument("--evaluation", choices=EVALUATIONS, help="default: each")
+    parser.add_argument(
+        "--head", default="", help="a modality, student or teacher (default: fused)"
+    )
+    parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
+
+
 VERBS = {
+    "plan": _add_plan,
     "run": _add_run,
     "resume": _add_run,
     "status": _add_status,
     "commands": _add_commands,
     "job": _add_job,
+    "table": _add_table,
+    "measure": _add_measure,
 }
 
 
@@ -157,16 +190,103 @@ def load(args: argparse.Namespace) -> Experiment:
     else:
         grid = Experiment.open(args.out, REPO).grid
     experiment = Experiment(grid, args.out, REPO)
+    experiment.processes = getattr(args, "gpus_per_job", 1)
     total = len(grid.specs(REPO / "configs" / "mbcd"))
     with Meter("resolving", "runs", total) as meter:
         experiment.resolve(lambda: meter.add(1))
     return experiment
 
 
+def plan(args: argparse.Namespace, console: Console) -> int:
+    """Says what would run and what cannot."""
+    scripts.prepare()
+    experiment = load(args)
+    machine = _machine(args)
+    with Meter("looking at configs and data", "runs", len(experiment.runs)) as meter:
+        found = planning.plan(experiment, lambda: meter.add(1))
+    if found.needs and not args.no_measure:
+        total = planning.kinds(found.needs, machine[0])
+        with Meter("measuring steps", "methods", total) as meter:
+            found.problems += planning.measure(
+                experiment, found.needs, machine[0], advance=lambda: meter.add(1)
+            )
+    console.print(planning.table(found, len(machine)))
+    if problem := planning.disk_problem(experiment, found, len(machine)):
+        found.problems.append(problem)
+    for problem in dict.fromkeys(found.problems):
+        console.print(f"cannot run: {problem}", style="red", highlight=False)
+    return 1 if found.problems else 0
+
+
+def measure(args: argparse.Namespace, console: Console) -> int:
+    """Makes some steps, for plan."""
+    train = importlib.import_module("train")  # it lies beside this file
+    cfg = train.build_config(train.parse_args(args.train))
+    write_json(args.out, planning.measure_steps(cfg, args.steps))
+    return 0
+
+
+def table(args: argparse.Namespace, console: Console) -> int:
+    """Writes the tables and shows the first."""
+    experiment = Experiment.open(args.out, REPO)
+    grid = experiment.grid
+    rules = [args.rule] if args.rule else grid.select
+    evaluations = [args.evaluation] if args.evaluation else grid.evaluate
+    reference = args.reference or grid.reference
+    shown = False
+    for evaluation, rule in itertools.product(evaluations, rules):
+        try:
+            records = tables.read_records(experiment, rule, evaluation, args.head)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        frame = tables.summarise(records, reference)
+        for written in tables_files(args, records, frame):
+            console.print(f"table: {written}", highlight=False, soft_wrap=True)
+        if not shown:
+            _show_table(records, frame, console)
+        shown = True
+    return 0
+
+
+def tables_files(args, records, frame) -> Iterator[Path]:
+    """Writes a table as Markdown, LaTeX and CSV."""
+    name = "_".join(filter(None, (records.evaluation, records.rule, args.head)))
+    folder = args.out / "tables"
+    folder.mkdir(exist_ok=True)
+    notes = [*records.notes, *(f"Missing: {each}." for each in records.missing)]
+    for suffix, text in (
+        (".md", table_text.markdown(frame, notes)),
+        (".tex", table_text.latex(frame)),
+        (".csv", frame.to_csv(index=False)),
+    ):
+        path = (folder / name.replace("/", "-")).with_suffix(suffix)
+        path.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _show_table(records, frame, console: Console) -> None:
+    for each in table_text.terminal(frame):
+        console.print(each)
+    for note in records.notes:
+        console.print(f"   {note}")
+    if records.missing:
+        console.print(
+            f"   {len(records.missing)} runs are missing, such as {records.missing[0]}"
+        )
+
+
+def _machine(args: argparse.Namespace) -> list[Share]:
+    try:
+        return local.shares(args.jobs, args.gpus, args.gpus_per_job)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
     request = _request(args)
     if request is None:
+        machine = _machine(args)
         scripts.prepare()
     experiment = load(args)
     experiment.write()
@@ -180,10 +300,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     ]
     if request is not None:
         return _submit(experiment, runs, request, console)
-    try:
-        machine = local.shares(args.jobs, args.gpus, args.gpus_per_job)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     console.print(status.headline(experiment))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)
@@ -243,11 +359,13 @@ def _submit(
 
 def _ended(experiment: Experiment, console: Console) -> int:
     console.print(status.headline(experiment))
-    failed = [r for r in experiment.runs if r.folder.state == "failed"]
-    if failed:
+    found = status.counts(experiment.runs)
+    if found["failed"]:
         console.print(status.table(experiment))
         console.print("`resume` repeats what failed.")
-    return 1 if failed else 0
+    elif found["interrupted"]:  # it could not even write that it failed
+        console.print("`run` goes on with what was interrupted.")
+    return 1 if found["failed"] or found["interrupted"] else 0
 
 
 def show(args: argparse.Namespace, console: Console) -> int:
@@ -267,8 +385,10 @@ def show(args: argparse.Namespace, console: Console) -> int:
     strangers = list(experiment.strangers())
     if strangers:
         console.print(
-            f"{len(strangers)} folders of runs are not of this grid, such as "
-            f"{strangers[0]}: an earlier config's, which no table has."
+            f"{_folders(len(strangers))} not of this grid, such as {strangers[0]}: an "
+            "earlier config's, which no table has.",
+            markup=False,
+            highlight=False,
         )
     return 0
 
@@ -302,13 +422,24 @@ def job(args: argparse.Namespace, console: Console) -> int:
         single.work(experiment, run, share)
     except (ValueError, ToolError, BusyError) as error:
         raise cli.UsageError(str(error)) from error
-    except Stopped as stopped:
-        raise Terminated from stopped
     console.print(f"{run.folder.path}: {run.folder.state}", highlight=False)
     return 0
 
 
-DO = {"run": run, "resume": run, "status": show, "commands": commands, "job": job}
+def _folders(count: int) -> str:
+    return "1 folder of runs is" if count == 1 else f"{count} folders of runs are"
+
+
+DO = {
+    "plan": plan,
+    "run": run,
+    "resume": run,
+    "status": show,
+    "table": table,
+    "measure": measure,
+    "commands": commands,
+    "job": job,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -81,6 +81,7 @@ def build_config(args: argparse.Namespace):
         args.seed,
         args.target,
         args.sources,
+        args.held_out_classes,
     )
     cli.set_randomness(cfg, args.seed, args.diff_rank_seed, args.deterministic)
     cli.set_resume(cfg, args.resume)

@@ -68,7 +68,7 @@ class TrainedModel:
         require_file(checkpoint, "checkpoint")
         init_default_scope(config.get("default_scope") or "mmaction")
         model = MODELS.build(config.model)
-        saved = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
+        saved = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")
         state, held = _state(saved, weights or chosen_weights(config), checkpoint)
         what = f"{config.filename or 'the config'} with {checkpoint}"
         checks.refuse_other_weights(checks.fit(model, state), what, partial=False)
@@ -148,12 +148,12 @@ class TrainedModel:
 
     @contextmanager
     def moved(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it, some parameters have other values.
+        """Within it, some parameters or buffers have other values.
 
         Args:
             state: ``{name: value}``.
         """
-        own = dict(self.model.named_parameters())
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         kept = {name: own[name].detach().clone() for name in state}
         try:
             with torch.no_grad():

@@ -22,6 +22,7 @@ from .options import (
     add_common_options,
     add_data_options,
     load_config,
+    read_config,
 )
 from .results import (
     CheckpointMeta,
@@ -80,6 +81,7 @@ __all__ = [
     "one_line_errors",
     "prepare_cpu_launch",
     "print_results",
+    "read_config",
     "require_file",
     "require_weights",
     "set_datasets",

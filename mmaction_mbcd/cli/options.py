@@ -56,6 +56,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="DOMAIN",
         help="the domains to train on (default: every domain but the target)",
     )
+    parser.add_argument(
+        "--held-out-classes",
+        nargs="+",
+        metavar="CLASS",
+        help="leave the clips of these classes out of training and tests, for "
+        "tools/evaluate.py --suites ood to ask whether the model notices",
+    )
     parser.add_argument("--data-root", help="folder of the dataset")
     parser.add_argument(
         "--sampling",
@@ -98,6 +105,8 @@ def load_config(args: argparse.Namespace) -> Config:
         set_modalities(cfg, args.modalities)
     if args.target is not None or args.sources is not None:
         set_domains(cfg, args.target, args.sources)
+    if args.held_out_classes is not None:
+        set_datasets(cfg, held_out_classes=args.held_out_classes)
     if args.sampling is not None:
         set_datasets(cfg, sampling=args.sampling)
     infer_class_counts(cfg)

@@ -98,7 +98,7 @@ def _plain(value: object) -> object:
 
 @master_only
 def write_results(path: str, metrics: Mapping[str, object], **facts: object) -> None:
-    """Writes ``metrics`` and what is known about the run as JSON.
+    """Writes ``metrics`` and what is known about the run as JSON, all or nothing.
 
     ``N`` is the number of samples, for each group that the metrics count
     (``{'target': 120}`` from ``target/N``).
@@ -110,9 +110,11 @@ def write_results(path: str, metrics: Mapping[str, object], **facts: object) -> 
     }
     content = _plain({**facts, "N": counts, "metrics": metrics})
     os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-    with open(path, "w") as file:
+    part = f"{path}.part"
+    with open(part, "w") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
+    os.replace(part, path)
 
 
 @master_only

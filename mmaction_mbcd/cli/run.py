@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .. import compat
+from ..checkpoint_files import checkpoints_in
 from ..engine import BriefRunner
 from ..errors import UsageError, require_file
 from ..models.weights import DOWNLOAD
@@ -88,6 +89,7 @@ def set_work_dir(
     seed: int | None = None,
     target: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
+    held_out_classes: Sequence[str] | None = None,
 ) -> None:
     """``work_dir``, or the config's own, or ``work_dirs/[<folders>/]<config>[_...]``.
 
@@ -105,6 +107,8 @@ def set_work_dir(
             name += "_" + "-".join(sources or ())
             name += "-to-" if sources and target else "to-" if target else ""
             name += "-".join(target or ())
+        if held_out_classes:
+            name += "_without-" + "-".join(held_out_classes).replace("/", "-")
         if modalities:
             name += "_" + "-".join(modalities)
         if seed is not None:
@@ -152,8 +156,14 @@ def enable_amp(cfg: Config, dtype: str = "float16") -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """``'auto'``: from the latest checkpoint of the work directory; else the file."""
+    """``'auto'``: from the latest checkpoint of the work directory; else the file.
+
+    Without one there, ``'auto'`` begins with the weights that ``load_from`` names.
+    """
     if resume == "auto":
+        if cfg.get("load_from") and not checkpoints_in(cfg.get("work_dir") or ""):
+            cfg.resume = False
+            return
         cfg.resume, cfg.load_from = True, None
     elif resume is not None:
         require_file(resume, "checkpoint")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SAMPLINGS = ("repaired", "published")
 CHOICES = {
-    "use": ("train", "val", "test", "in_domain"),
+    "use": ("train", "val", "test", "in_domain", "held_out"),
     "eval_split": ("full", "test"),
     "on_error": ("raise", "skip"),
     "overlap": ("keep", "drop"),
@@ -23,7 +23,7 @@ CHOICES = {
 def refuse_wrong_config(
     dataset: MultiModalDataset,
     pipelines: Mapping[str, Sequence],
-    domains: Sequence[str],
+    metainfo: Mapping[str, Sequence[str]],
     named: bool,
     test_mode: bool | None,
 ) -> None:
@@ -32,7 +32,7 @@ def refuse_wrong_config(
     Args:
         dataset: With its settings as attributes.
         pipelines: As they were given.
-        domains: All that the dataset has.
+        metainfo: All domains and classes that the dataset has.
         named: Whether a target or sources were given.
         test_mode: As it was given.
 
@@ -42,7 +42,8 @@ def refuse_wrong_config(
     problems = [
         *_choice_problems(dataset, test_mode),
         *_modality_problems(dataset, pipelines),
-        *_domain_problems(dataset, domains, named),
+        *_domain_problems(dataset, metainfo["domains"], named),
+        *_class_problems(dataset, metainfo["classes"]),
     ]
     if problems:
         raise ValueError(
@@ -90,6 +91,16 @@ def _modality_problems(
     yield from _repeated(dataset, "modalities")
 
 
+def _class_problems(
+    dataset: MultiModalDataset, classes: Sequence[str]
+) -> Iterator[str]:
+    for name in dataset.held_out_classes:
+        if name not in classes:
+            yield f"unknown class {name!r} in held_out_classes; known are {[*classes]}"
+    if dataset.use == "held_out" and not dataset.held_out_classes:
+        yield "use='held_out' needs held_out_classes"
+
+
 def _domain_problems(
     dataset: MultiModalDataset, domains: Sequence[str], named: bool
 ) -> Iterator[str]:
@@ -112,11 +123,13 @@ def _domain_problems(
                 f"target {domain!r} is among the sources {list(dataset.sources)}; the "
                 "target must be unseen"
             )
-    if not dataset.sources and dataset.use != "test":
+    if not dataset.sources and dataset.use not in ("test", "held_out"):
         yield f"use={dataset.use!r} needs at least one source"
-    if not dataset.targets and (dataset.use == "test" or dataset.watch_target):
+    needs = dataset.use in ("test", "held_out") or dataset.watch_target
+    if not dataset.targets and needs:
         yield (
-            f"use='test' and watch_target need a target; choose among {list(domains)}"
+            "use='test', use='held_out' and watch_target need a target; choose among "
+            f"{list(domains)}"
         )
     if not named:
         yield (

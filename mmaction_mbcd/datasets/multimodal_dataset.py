@@ -55,6 +55,7 @@ class MultiModalDataset(BaseDataset):
     test       the target's rows: train and test split (``eval_split='full'``, the
                paper's Table 6) or its test split only
     in_domain  the test split of every source (the paper's Tables 3 and 10)
+    held_out   as test, but only the clips of ``held_out_classes``
     ========== ==================================================================
 
     Each item is ``dict(inputs={modality: tensor}, data_samples=ActionDataSample)``.
@@ -125,6 +126,9 @@ class MultiModalDataset(BaseDataset):
             N - 1 frames, the frame before each sampled one is decoded, and sound is
             cut at 24 frames per second; silence is a modality that is there. A row
             that brings its own range of frames (EPIC-Kitchens' images) has it in both.
+        held_out_classes: Names of classes whose clips are left out, in training as in
+            evaluation, so that ``use='held_out'`` shows a model what it never knew. The
+            model still has an output for them.
         views: Views of each clip in training, each with its own random draws. With 2
             an item is a list of two, for ``collate_views``.
         test_mode: Follows from ``use`` and need not be given.
@@ -170,6 +174,7 @@ class MultiModalDataset(BaseDataset):
         read_timeout: float | None = 300.0,
         overlap: str = "keep",
         sampling: str = "repaired",
+        held_out_classes: Sequence[str] | str = (),
         views: int = 1,
         test_mode: bool | None = None,
         **kwargs,
@@ -194,12 +199,13 @@ class MultiModalDataset(BaseDataset):
         self.on_error, self.overlap, self.views = on_error, overlap, views
         self.max_skipped, self.read_timeout = max_skipped, read_timeout
         self.sampling = sampling
+        self.held_out_classes = _names(held_out_classes)
         self.notes = ReadingNotes()
         self._warned: set[int] = set()
         self._mentioned: set[int] = set()
 
         refuse_wrong_config(
-            self, pipelines, domains, named=sources is not None or bool(self.targets),
+            self, pipelines, metainfo, named=sources is not None or bool(self.targets),
             test_mode=test_mode,
         )  # fmt: skip
         self.pipelines = {
@@ -270,10 +276,10 @@ class MultiModalDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """The rows of this use, in the order source by source, then the target."""
         parts = []
-        if self.use != "test":
+        if self.use not in ("test", "held_out"):
             split = "train" if self.use == "train" else "test"
             parts += [("source", domain, split) for domain in self.sources]
-        if self.use == "test" or self.watch_target:
+        if self.use in ("test", "held_out") or self.watch_target:
             splits = SPLITS[self.eval_split]
             parts += [("target", d, s) for d in self.targets for s in splits]
         data = []
@@ -288,13 +294,31 @@ class MultiModalDataset(BaseDataset):
             index = self.sources.index(domain) if role == "source" else -1
             place = dict(domain=domain, split=split, role=role, domain_index=index)
             data += [dict(row, **place) for row in rows]
+        data = self._of_classes(data)
         if self.use == "train":
             self._report_unseen_classes({row["label"] for row in data})
         return data
 
+    def _held_out(self) -> set[int]:
+        classes = list(self._metainfo["classes"])
+        return {classes.index(name) for name in self.held_out_classes}
+
+    def _of_classes(self, rows: list[dict]) -> list[dict]:
+        """Those of the held-out classes, or of all others."""
+        held_out, wanted = self._held_out(), self.use == "held_out"
+        chosen = [row for row in rows if (row["label"] in held_out) == wanted]
+        if not chosen:
+            raise AnnotationError(
+                f"none of the {len(rows)} clips is of "
+                f"{'' if wanted else 'another class than '}"
+                f"{', '.join(self.held_out_classes)} (held_out_classes)"
+            )
+        return chosen
+
     def _report_unseen_classes(self, trained: set[int]) -> None:
         """Says which classes the target has and no source: they are never predicted."""
         only: dict[int, int] = Counter()
+        trained = trained | self._held_out()  # not tested on either
         for domain in self.targets:
             for split in SPLITS[self.eval_split]:
                 try:
@@ -381,6 +405,7 @@ class MultiModalDataset(BaseDataset):
         # Not handed to BaseDataset, which takes a string for the name of a file.
         info = super().metainfo
         info.update(sources=self.sources, target=self.targets, use=self.use)
+        info.update(held_out_classes=self.held_out_classes)
         if self._fully_initialized:
             info["N"] = len(self)
             ids = {self.get_data_info(i)["sample_id"] for i in range(len(self))}

@@ -1,5 +1,6 @@
 """Training: optimizer wrappers, hooks, loops."""
 
+from .balance_trace import BalanceTraceHook
 from .buffer_hook import AverageBatchNormHook
 from .checkpoint import AtomicLocalBackend, ResumableCheckpointHook
 from .data_faults import DataWorkerError, TooManySkippedError
@@ -13,6 +14,7 @@ __all__ = [
     "AmpMBCDOptimWrapper",
     "AtomicLocalBackend",
     "AverageBatchNormHook",
+    "BalanceTraceHook",
     "BriefRunner",
     "DataWorkerError",
     "FiniteGuardHook",

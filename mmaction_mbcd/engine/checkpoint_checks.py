@@ -100,20 +100,34 @@ def refuse_other_weights(found: Fit, what: str, partial: bool) -> None:
 
 # ---------------------------------------------------------- the same experiment
 
-_RESUMED = ("method", "dataset", "sources", "target", "modalities", "classes")
+_TESTED = ("method", "modalities", "classes", "held_out_classes")
+_RESUMED = ("dataset", "sources", "target", *_TESTED)
 
 
 def experiment(runner: Runner, dataset: object) -> dict[str, object]:
-    """What a run is about: method, dataset, sources, target, modalities, classes."""
+    """What a run is about, see :func:`experiment_of`."""
+    return experiment_of(runner.cfg, module_of(runner), dataset)
+
+
+def experiment_of(
+    config: Mapping, model: nn.Module, dataset: object
+) -> dict[str, object]:
+    """Method, dataset, sources, target, modalities, classes, and those held out.
+
+    Args:
+        config: The whole config; it names the method.
+        model: Knows its modalities.
+        dataset: Knows its domains and classes.
+    """
     facts = getattr(dataset, "metainfo", None) or {}
-    model = module_of(runner)
     return dict(
-        method=(runner.cfg.get("method") or {}).get("name"),
+        method=(config.get("method") or {}).get("name"),
         dataset=type(dataset).__name__,
         sources=list(facts.get("sources") or ()),
         target=list(facts.get("target") or ()),
         modalities=list(getattr(model, "modalities", ())),
         classes=[str(each) for each in facts.get("classes") or ()],
+        held_out_classes=sorted(facts.get("held_out_classes") or ()),
     )
 
 
@@ -164,7 +178,7 @@ def refuse_leak(
         CheckpointError: If a target was trained on, a source was not, or classes,
             modalities or method are not the checkpoint's.
     """
-    problems = list(_differences(saved, now, ("method", "modalities", "classes")))
+    problems = list(_differences(saved, now, _TESTED))
     sources = set(saved.get("sources") or ())
     if use == "test" and (seen := sorted(sources & set(now["target"]))):
         problems.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,29 +129,31 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                known = json.loads(str(file["known"]))
-                if known["format"] != _FORMAT:
-                    raise ValueError(
-                        f"{path} is of format {known['format']}, this version reads "
-                        f"{_FORMAT}: evaluate the checkpoint again"
-                    )
-                return cls(
-                    *(file[name] for name in _COLUMNS),
-                    present={
-                        m: file[f"present_{i}"]
-                        for i, m in enumerate(known["modalities"])
-                    },
-                    logits={
-                        head: file[f"logits_{i}"]
-                        for i, head in enumerate(known["heads"])
-                    },
-                    classes=tuple(known["classes"]),
-                    facts=known["facts"],
-                )
-        except (zipfile.BadZipFile, EOFError, KeyError) as error:
+                arrays = dict(file)
+            known = json.loads(str(arrays["known"]))
+            if known["format"] != _FORMAT:
+                raise ValueError(f"format {known['format']}, not {_FORMAT}")
+            heads, modalities = (
+                enumerate(known["heads"]),
+                enumerate(known["modalities"]),
+            )
+            return cls(
+                *(arrays[name] for name in _COLUMNS),
+                present={m: arrays[f"present_{i}"] for i, m in modalities},
+                logits={head: arrays[f"logits_{i}"] for i, head in heads},
+                classes=tuple(known["classes"]),
+                facts=known["facts"],
+            )
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            KeyError,
+            ValueError,
+        ) as error:
             raise ValueError(
-                f"{path} holds no predictions ({error}): delete it and evaluate the "
-                "checkpoint again"
+                f"{path} holds no predictions that can be read ({error}): delete it, "
+                "and evaluate the checkpoint again"
             ) from error
 
 
@@ -165,7 +168,7 @@ def collect(
     Args:
         samples: With ``gt_label`` and, as metainfo, ``sample_id``, ``domain``,
             ``role``, ``present`` and ``logits`` ``{head: (C,)}``; ``skipped`` where a
-            sample could not be read. Data samples, or dicts of the same keys.
+            sample could not be read: ``to_dict()`` of data samples.
         classes: Their names.
         facts: See :class:`Predictions`.
 

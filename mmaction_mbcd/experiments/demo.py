@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import scripts
-from ..analysis.curves import plot_curves, read_curves
+from ..analysis.curves import draw_curves, read_curves
 from ..analysis.statistics import accuracy_interval
 from ..datasets.synth import SynthConfig, generate
 from .running import RULE, best_checkpoint, run_tool
@@ -86,11 +86,10 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
     own = {"fused", "student"}
     modalities = [c[:-5] for c in table if c.endswith(" top1") and c[:-5] not in own]
     _print_table(table, modalities, synth.target, options, console)
-    figure = options.out / "curves.png"
-    plot_curves(
+    figure, *_ = draw_curves(
         curves,
         modalities,
-        figure,
+        options.out / "curves",
         {row["method"]: row["epoch"] for row in rows},
         str(synth.target),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from ..errors import UsageError
 from .grid import Grid, RunSpec
 from .identity import Identity, environment, identity, resolve
 from .job import Job, Share, checked_settings
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder, read_json, replace_text, write_json
 
 GRID_FILE, RUNS_FILE = "grid.yaml", "runs.json"
 
@@ -51,12 +52,14 @@ class Experiment:
         grid: What is to be run.
         out: The folder.
         repo: The repository's root.
+        processes: That train together in each run.
     """
 
     grid: Grid
     out: Path
     repo: Path
     runs: list[PlannedRun] = field(default_factory=list)
+    processes: int = 1
 
     @classmethod
     def open(cls, out: Path, repo: Path) -> Experiment:
@@ -71,11 +74,10 @@ class Experiment:
                 f"{out} holds no experiment ({GRID_FILE} and {RUNS_FILE}): plan or run "
                 "a grid there first"
             )
-        content = yaml.safe_load((out / GRID_FILE).read_text(encoding="utf-8"))
-        made = cls(Grid.of(content, str(out / GRID_FILE)), out, repo)
+        made = cls(Grid.read(str(out / GRID_FILE)), out, repo)
         made.runs = [
             made._planned(RunSpec.read(each["spec"]), each["digest"])
-            for each in listed["runs"]
+            for each in listed.get("runs", ())
         ]
         return made
 
@@ -87,7 +89,7 @@ class Experiment:
         name += f"_seed{spec.seed}_{digest[:8]}"
         if spec.purpose != "grid":
             name = f"{spec.purpose}_{name}"
-        path = self.out / "runs" / spec.dataset / name
+        path = self.out / "runs" / _file_name(spec.dataset) / _file_name(name)
         return PlannedRun(spec, digest, RunFolder(path), config)
 
     def resolve(self, advance: Callable[[], object] = lambda: None) -> None:
@@ -119,7 +121,7 @@ class Experiment:
     def _identity(self, spec: RunSpec) -> tuple[Config, Identity]:
         settings = checked_settings(spec, self.grid.select)
         config = _resolved(dataclasses.replace(spec, seed=0), tuple(settings))
-        return config, identity(config, spec.seed)
+        return config, identity(config, spec.seed, self.processes)
 
     def write(self) -> None:
         """Writes the grid and the list of its runs.
@@ -130,7 +132,7 @@ class Experiment:
         self.out.mkdir(parents=True, exist_ok=True)
         content = {k: v for k, v in dataclasses.asdict(self.grid).items() if v}
         text = yaml.safe_dump(_plain(content), sort_keys=False)
-        (self.out / GRID_FILE).write_text(text, encoding="utf-8")
+        replace_text(self.out / GRID_FILE, text)
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
         write_json(self.out / RUNS_FILE, dict(runs=runs))
 
@@ -172,6 +174,7 @@ class Experiment:
             keep_checkpoints=self.grid.keep_checkpoints,
             left_out=[each.folder for each in self.left_out(run)],
             share=share or Share(),
+            record=functools.partial(self.record, run),
         )
 
     def left_out(self, run: PlannedRun) -> list[PlannedRun]:
@@ -191,12 +194,12 @@ class Experiment:
 
 @functools.lru_cache(maxsize=512)
 def _resolved(spec: RunSpec, settings: tuple[str, ...]) -> Config:
-    with _quiet():
+    with quiet():
         return resolve(spec, settings)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Datasets report what they contain as they are built; here nobody asked."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -204,6 +207,11 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _file_name(name: str) -> str:
+    """Without what a folder's name cannot hold; the digest keeps them apart."""
+    return re.sub(r"[^\w.+-]", "-", name)
 
 
 def _named(specs: list[RunSpec]) -> str:

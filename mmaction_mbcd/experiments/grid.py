@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
-from ..cli import domains_of
+from .. import cli
+from ..cli.options import read_config
 from ..cli.settings_checks import nearest
 from ..errors import UsageError
 
@@ -101,7 +106,8 @@ class Grid:
 
     Attributes:
         datasets: Folders of configs below ``configs/mbcd``, such as ``hac``, or
-            ``{folder: {key: value}}`` with values of the keys below for it alone.
+            ``{folder: {key: value}}`` with values of :data:`PER_DATASET` for it alone;
+            its ``options`` are added to those of all.
         methods: Names of configs there, or paths of config files.
         targets: The unseen domains, one run each; all of the dataset's if empty.
         single_source: Train on one domain and test on each other one (the paper's
@@ -111,8 +117,10 @@ class Grid:
         seeds: One run each.
         variants: ``{name: {key: value}}``, overrides of the config, each a row of its
             own. ``''`` stands for none.
-        options: ``{key: value}``, overrides of every config.
-        arguments: Further options of ``tools/train.py`` and ``tools/test.py``.
+        options: ``{key: value}``, overrides of every config, as ``--cfg-options`` reads
+            them; ``{model: {a: 1}}`` is ``model.a=1``.
+        arguments: Further options that ``tools/train.py`` and ``tools/test.py`` share,
+            such as ``[--sampling, repaired]``.
         data_root: The dataset's folder; the config's if None.
         select: Rules by which a checkpoint of each run is chosen, of :data:`RULES`.
         evaluate: On which clips it is tested, of :data:`EVALUATIONS`.
@@ -143,7 +151,9 @@ class Grid:
 
         Args:
             path: The file.
-            flags: Values that win over the file's; None is none.
+            flags: Values that win over the file's, also over those of one dataset;
+                None is none. ``datasets`` chooses among the file's, which keep their
+                own values; ``options`` are added to the file's.
 
         Raises:
             UsageError: If it is no such file, or a key or a value in it is wrong.
@@ -160,7 +170,7 @@ class Grid:
                 f"grid {path} holds {type(content).__name__}, not keys and values such "
                 "as `methods: [erm, mbcd]`"
             )
-        return cls.of(content | {k: v for k, v in flags.items() if v is not None}, path)
+        return cls.of(_with_flags(content, flags), path)
 
     @classmethod
     def of(cls, content: Mapping, where: str = "the command line") -> Grid:
@@ -175,17 +185,23 @@ class Grid:
         return grid
 
     def _problems(self) -> Iterator[str]:
+        wrong = [
+            f"{name} must be {what}, got {getattr(self, name)!r}"
+            for name, (fits, what) in _KINDS.items()
+            if not fits(getattr(self, name))
+        ]
+        yield from wrong or self._wrong_values()
+
+    def _wrong_values(self) -> Iterator[str]:
         for name in ("datasets", "methods", "seeds", "select", "evaluate"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not isinstance(value, (Sequence, Mapping)):
-                yield f"{name} must be a list, got {value!r}"
-            elif not value:
+            if not getattr(self, name):
                 yield f"{name} names none"
         for name, known in (("select", RULES), ("evaluate", EVALUATIONS)):
             for value in getattr(self, name):
                 if value not in known:
-                    yield f"{name}: {value!r} is none of {', '.join(known)}"
-        if self.keep_checkpoints not in ("best", "all", "none"):
+                    close = nearest(value, known)
+                    yield f"{name}: {value!r} is none of {', '.join(known)}{close}"
+        if self.keep_checkpoints not in KEEP:
             yield (
                 f"keep_checkpoints must be best, all or none; got "
                 f"{self.keep_checkpoints!r}"
@@ -193,18 +209,17 @@ class Grid:
         if self.single_source and self.pairs:
             yield "single_source trains every pair already: leave pairs out"
         for pair in self.pairs:
-            if isinstance(pair, str) or len(pair) != 2:
-                yield f"pairs: {pair!r} is not [source, target]"
-        for each in self.modalities:
-            if isinstance(each, str):
-                yield f"modalities: {each!r} must be a list, such as [{each}, audio]"
+            if len(pair) != 2:
+                yield f"pairs: {list(pair)} is not [source, target]"
         for seed in self.seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                yield f"seeds: {seed!r} is not a whole number from 0"
-        if isinstance(self.datasets, Mapping):
-            for name, changes in self.datasets.items():
-                if not isinstance(changes or {}, Mapping):
-                    yield f"datasets.{name} must hold keys and values"
+            if isinstance(seed, bool) or not isinstance(seed, int):
+                yield f"seeds: {seed!r} is not a whole number"
+            elif not 0 <= seed < 2**32:
+                yield f"seeds: {seed} is not from 0 to {2**32 - 1}"
+        try:
+            _refuse_arguments(self.arguments)
+        except UsageError as error:
+            yield f"arguments: {error}"
 
     def blocks(self) -> Iterator[tuple[str, Grid]]:
         """Each dataset with the grid that holds for it."""
@@ -212,8 +227,12 @@ class Grid:
             yield from ((name, self) for name in self.datasets)
             return
         for name, changes in self.datasets.items():
-            own = _known(changes or {}, f"datasets.{name}")
-            yield name, dataclasses.replace(self, datasets=[name], **own)
+            own = _known(changes or {}, f"datasets.{name}", PER_DATASET)
+            grid = dataclasses.replace(self, datasets=[name], **own)
+            if problems := list(grid._problems()):
+                raise UsageError(f"grid of datasets.{name}: " + "; ".join(problems))
+            every = dict(_flat(self.options)) | dict(_flat(grid.options))
+            yield name, dataclasses.replace(grid, options=every)
 
     def specs(self, configs: Path) -> list[RunSpec]:
         """Every run, in the order dataset, modalities, target, method, seed.
@@ -234,36 +253,37 @@ class Grid:
         ]
         if not found:
             raise UsageError("the grid has no run")
-        if twice := {s.describe().__repr__() for s in found if found.count(s) > 1}:
-            raise UsageError(f"the grid names a run twice: {sorted(twice)[0]}")
+        _refuse_twice(found)
+        names = {spec.name for spec in found}
+        if self.reference is not None and self.reference not in names:
+            raise UsageError(
+                f"reference: no run is of {self.reference!r}; there are "
+                f"{', '.join(sorted(names))}"
+            )
         chosen_first = [s for spec in found for s in self.left_out(spec, configs)]
         return [*dict.fromkeys(chosen_first), *found]
 
     def _specs_of(self, dataset: str, configs: Path) -> Iterator[RunSpec]:
         places = self._places(dataset, configs)
         variants = self.variants or {"": {}}
-        for modalities, (sources, target), method, (
-            variant,
-            values,
-        ), seed in itertools.product(
-            self.modalities or [()],
-            places,
-            self.methods,
-            variants.items(),
-            self.seeds,
+        settings = {
+            name: _settings(dict(_flat(self.options)) | dict(_flat(values or {})))
+            for name, values in variants.items()
+        }
+        for modalities, (sources, target), method, variant, seed in itertools.product(
+            self.modalities or [()], places, self.methods, variants, self.seeds
         ):
             config = config_file(configs, dataset, method)
-            settings = dict(self.options) | dict(values or {})
             yield RunSpec(
                 dataset=dataset,
-                method=config.stem,
+                method=config.stem if method.endswith(".py") else method,
                 variant=variant,
                 config=str(config),
                 sources=sources,
                 target=target,
                 modalities=tuple(modalities),
                 seed=seed,
-                settings=tuple(f"{k}={_setting(v)}" for k, v in settings.items()),
+                settings=settings[variant],
                 arguments=tuple(map(str, self.arguments)),
                 data_root=self.data_root,
             )
@@ -272,9 +292,8 @@ class Grid:
         self, dataset: str, configs: Path
     ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """``(sources, target)`` of each run."""
-        domains = domains_of(
-            str(config_file(configs, dataset, self.methods[0])), self.data_root
-        )
+        config = config_file(configs, dataset, self.methods[0])
+        domains = _domains(str(config), self.data_root)
         named = [*self.targets, *(name for pair in self.pairs for name in pair)]
         if unknown := [name for name in named if name not in domains]:
             raise UsageError(
@@ -300,7 +319,7 @@ class Grid:
         """
         if "leave_one_source_out" not in self.select:
             return []
-        domains = domains_of(spec.config, spec.data_root)
+        domains = _domains(spec.config, spec.data_root)
         sources = spec.sources or tuple(d for d in domains if d not in spec.target)
         if len(sources) < 2:
             return []
@@ -315,19 +334,26 @@ class Grid:
         ]
 
 
+@functools.lru_cache(maxsize=256)
+def _domains(config: str, data_root: str | None) -> tuple[str, ...]:
+    """Asked for every run, again and again while a grid runs."""
+    cfg = read_config(config)
+    if data_root is not None:
+        cli.set_datasets(cfg, data_root=data_root)
+    return cli.described_domains(cfg)
+
+
 def config_file(configs: Path, dataset: str, method: str) -> Path:
-    """The config of a method on a dataset.
+    """The config of a method on a dataset, as an absolute path.
 
     Raises:
         UsageError: If there is none, naming the nearest.
     """
-    if method.endswith(".py"):
-        path = Path(method)
-    else:
-        path = configs / dataset / f"{method}.py"
+    named = method.endswith(".py")
+    path = Path(method if named else configs / dataset / f"{method}.py").absolute()
     if path.is_file():
         return path
-    if not path.parent.is_dir():
+    if not named and not (configs / dataset).is_dir():
         known = sorted(p.name for p in configs.iterdir() if p.is_dir())
         known = [name for name in known if not name.startswith("_")]
         raise UsageError(
@@ -338,18 +364,184 @@ def config_file(configs: Path, dataset: str, method: str) -> Path:
     raise UsageError(f"no config {path}{nearest(path.stem, known)}")
 
 
-def _known(content: Mapping, where: str) -> dict:
-    fields = [f.name for f in dataclasses.fields(Grid)]
+def _refuse_twice(specs: Sequence[RunSpec]) -> None:
+    """Tables would mix two runs of the same name, whatever else they differ in."""
+    named = Counter(
+        f"{s.dataset} {' '.join((s.name, *s.modalities, s.place))}, seed {s.seed}"
+        for s in specs
+    )
+    if twice := [name for name, count in named.items() if count > 1]:
+        raise UsageError(
+            f"the grid names a run twice: {twice[0]}. Two config files of one name "
+            "need different names"
+        )
+
+
+# ------------------------------------------------------------------ of a file or flags
+
+KEEP = ("best", "all", "none")
+"""What stays of a finished run's checkpoints."""
+
+PER_DATASET = (
+    "methods", "targets", "single_source", "pairs", "modalities", "seeds", "variants",
+    "options", "arguments", "data_root",
+)  # fmt: skip
+"""Keys that a dataset of a grid can have values of its own for."""
+
+
+def _is_list(value: object, kind: type = object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(x, kind) for x in value)
+
+
+def _is_lists(value: object) -> bool:
+    return _is_list(value) and all(_is_list(each, str) for each in value)
+
+
+def _is_mappings(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(each or {}, Mapping)
+        for key, each in value.items()
+    )
+
+
+_NAMES = (lambda value: _is_list(value, str), "a list of names")
+_NAME = (lambda value: isinstance(value, (str, type(None))), "a name")
+_LISTS = (_is_lists, "a list of lists of names, such as [[a, b], [a, c]]")
+_KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "datasets": (
+        lambda value: _is_list(value, str) or _is_mappings(value),
+        "a list of names, or names with keys and values below each",
+    ),
+    "methods": _NAMES,
+    "targets": _NAMES,
+    "single_source": (lambda value: isinstance(value, bool), "true or false"),
+    "pairs": _LISTS,
+    "modalities": _LISTS,
+    "seeds": (_is_list, "a list of whole numbers"),
+    "variants": (_is_mappings, "names with keys and values below each"),
+    "options": (lambda value: isinstance(value, Mapping), "keys and values"),
+    "arguments": (_is_list, "a list of words"),
+    "data_root": _NAME,
+    "select": _NAMES,
+    "evaluate": _NAMES,
+    "keep_checkpoints": _NAME,
+    "reference": _NAME,
+}
+
+
+def _known(content: Mapping, where: str, known: Sequence[str] = ()) -> dict:
+    every = [f.name for f in dataclasses.fields(Grid)]
     for key in content:
-        if key not in fields:
-            raise UsageError(
-                f"grid of {where}: unknown key {key!r}{nearest(str(key), fields)}"
-            )
+        if key not in (known or every):
+            rest = f" for one dataset; it can have {', '.join(known)}" if known else ""
+            close = rest if key in every else nearest(str(key), known or every)
+            raise UsageError(f"grid of {where}: unknown key {key!r}{close}")
     return {key: value for key, value in content.items() if value is not None}
 
 
+def _with_flags(content: Mapping, flags: Mapping) -> dict:
+    """A file's content, and what was said on the command line, which wins."""
+    flags = {key: value for key, value in flags.items() if value is not None}
+    content, datasets = dict(content), content.get("datasets")
+    if _is_mappings(datasets):
+        wanted = flags.pop("datasets", None) or datasets
+        content["datasets"] = {
+            name: _without(datasets.get(name) or {}, flags) for name in wanted
+        }
+    options = content.get("options")
+    if "options" in flags and isinstance(options, Mapping):
+        flags["options"] = dict(_flat(options)) | dict(_flat(flags["options"]))
+    return content | flags
+
+
+def _without(own: Mapping, flags: Mapping) -> dict:
+    """A dataset's values without those that a flag wins over."""
+    rest = {k: v for k, v in own.items() if k not in flags or k == "options"}
+    if isinstance(own.get("options"), Mapping):
+        said = dict(_flat(flags.get("options", {})))
+        flat = _flat(own["options"])
+        rest["options"] = {k: v for k, v in flat if k not in said}
+    return rest
+
+
+# ---------------------------------------------------------------- of the tools' options
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Knows the options that change a config, of both tools; raises what is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        cli.add_data_options(self)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a :class:`.UsageError`."""
+        raise UsageError(message)
+
+
+def _refuse_arguments(arguments: Sequence[object]) -> None:
+    """Raises if they are not for both tools, or say what a key of the grid says."""
+    keys = dict(
+        cfg_options="options", modalities="modalities", target="targets",
+        sources="pairs or single_source", data_root="data_root",
+    )  # fmt: skip
+    said = vars(OptionParser().parse_args([str(each) for each in arguments]))
+    for name, key in keys.items():
+        if said[name] is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is what the grid's key {key} is for")
+
+
+def _flat(values: Mapping, above: str = "") -> Iterator[tuple[str, object]]:
+    """``{'model': {'a': 1}}`` as ``('model.a', 1)``."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _settings(values: Mapping[str, object]) -> tuple[str, ...]:
+    """``key=value`` of each as ``--cfg-options`` reads it.
+
+    Raises:
+        UsageError: For what cannot be said so.
+    """
+    settings = tuple(f"{key}={_setting(value)}" for key, value in values.items())
+    for setting, (key, value) in zip(settings, values.items(), strict=True):
+        if "=" in key or not _arrives(setting, value):
+            raise UsageError(
+                f"options: {key}: {value!r} cannot be said on a command line (numbers, "
+                "true, false, null, words without spaces and commas, and lists of them "
+                "can): write it into a config file, whose path can be a method"
+            )
+    return settings
+
+
 def _setting(value: object) -> str:
-    """A value as ``--cfg-options`` reads it."""
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_setting, value)) + "]"
+        ends = "[]" if isinstance(value, list) else "()"
+        return ends[0] + ",".join(map(_setting, value)) + ends[1]
     return str(value)
+
+
+_parser = functools.cache(OptionParser)
+
+
+def _arrives(setting: str, value: object) -> bool:
+    try:
+        said = _parser().parse_args(["--cfg-options", setting])
+    except AssertionError:  # brackets that do not match
+        return False
+    return _same(*said.cfg_options.values(), value)
+
+
+def _same(read: object, value: object) -> bool:
+    """Whether a value arrives: a list as a list, a word as a word or what it spells."""
+    if isinstance(value, (list, tuple)):
+        same_kind = type(read) is type(value) and len(read) == len(value)
+        return same_kind and all(map(_same, read, value))
+    if isinstance(value, str) and not isinstance(read, str):
+        # YAML takes 1e-3 and None for words; [a,b] in quotes is as on a command line.
+        return not isinstance(read, (list, tuple)) or value[:1] in ("[", "(")
+    return type(read) is type(value) and read == value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import importlib.metadata
@@ -21,18 +20,17 @@ from mmengine.registry import init_default_scope
 
 from .. import cli
 from ..cli.data import SPLITS, innermost_datasets
-from .grid import RunSpec
+from .grid import OptionParser, RunSpec
 
 # Where a run lies, what it prints, how fast it is: runs that differ in these alone have
 # the same result (tests/test_engine/test_repeatable.py).
+# Whether the target is watched as well is a matter of the rules of selection.
 _INDIFFERENT = {
-    "auto_scale_lr",
     "custom_imports",
     "data_root",
     "env_cfg",
     "filename",
     "launcher",
-    "load_from",
     "log_level",
     "log_processor",
     "num_workers",
@@ -43,6 +41,7 @@ _INDIFFERENT = {
     "read_timeout",
     "resume",
     "visualizer",
+    "watch_target",
     "work_dir",
 }
 _INDIFFERENT_HOOKS = {"checkpoint", "finite", "logger", "report", "timer"}
@@ -56,16 +55,19 @@ class Identity:
         config: The resolved config, but for what does not change the result.
         seed: Of the training.
         data: ``{use: {'N': rows, 'sha256': of the annotations}}``.
+        processes: That train together; each has a batch of the config's size.
     """
 
     config: Mapping
     seed: int
     data: Mapping[str, Mapping]
+    processes: int = 1
 
     @property
     def digest(self) -> str:
         """Of all of it, 64 hexadecimal digits."""
         known = dict(config=self.config, seed=self.seed, data=self.data)
+        known |= dict(processes=self.processes) if self.processes > 1 else {}
         text = json.dumps(known, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -80,11 +82,9 @@ def resolve(spec: RunSpec, settings: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: If it cannot be made.
     """
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = OptionParser()
     parser.add_argument("config")
-    cli.add_data_options(parser)
-    args, _ = parser.parse_known_args(command(spec, settings))
-    return cli.load_config(args)
+    return cli.load_config(parser.parse_args(command(spec, settings)))
 
 
 def command(spec: RunSpec, settings: Sequence[str] = ()) -> list[str]:
@@ -97,24 +97,29 @@ def command(spec: RunSpec, settings: Sequence[str] = ()) -> list[str]:
     return [spec.config, *bare, *(["--cfg-options", *every] if every else [])]
 
 
-def identity(cfg: Config, seed: int) -> Identity:
+def identity(cfg: Config, seed: int, processes: int = 1) -> Identity:
     """What a run of a config is.
 
     Raises:
         ValueError: If its data cannot be described.
         OSError: If an annotation file cannot be read.
     """
-    return Identity(_stable(cfg.to_dict()), seed, data_identity(cfg))
+    return Identity(_stable(cfg.to_dict()), seed, data_identity(cfg), processes)
 
 
 def _stable(value: object, key: str = "") -> object:
     if isinstance(value, Mapping):
         gone = _INDIFFERENT | (_INDIFFERENT_HOOKS if key == "default_hooks" else set())
-        return {k: _stable(v, k) for k, v in value.items() if k not in gone}
+        return {str(k): _stable(v, k) for k, v in value.items() if k not in gone}
     if isinstance(value, (list, tuple)):
         return [_stable(each) for each in value]
+    if isinstance(value, (set, frozenset)):  # whose order differs between processes
+        return sorted(str(_stable(each)) for each in value)
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
+    if callable(value):  # str() of a function holds its address
+        module = getattr(value, "__module__", "")
+        return f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return str(value)
 
 
@@ -142,9 +147,13 @@ def data_identity(cfg: Config) -> dict[str, dict]:
 
 
 def _unread(settings: Mapping) -> dict:
-    """A dataset's settings without the transforms that read its clips."""
+    """A dataset's settings without the transforms that read its clips.
+
+    Without the target in a validation, too: it is watched for the rules of selection.
+    """
     pipelines = {modality: [] for modality in settings["pipelines"]}
-    return dict(settings, pipelines=pipelines, lazy_init=True)
+    watched = dict(watch_target=False) if settings.get("watch_target") else {}
+    return dict(settings, pipelines=pipelines, lazy_init=True) | watched
 
 
 @functools.lru_cache(maxsize=256)
@@ -157,9 +166,20 @@ def _rows(settings: str) -> tuple[int, str]:
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         row = {k: v for k, v in dataset.get_data_info(index).items() if k != "files"}
-        text = json.dumps(row, sort_keys=True, default=str)
-        digest.update(text.replace(root, "").encode())
+        text = json.dumps(_inside(row, root), sort_keys=True, default=str)
+        digest.update(text.encode())
     return len(dataset), digest.hexdigest()
+
+
+def _inside(value: object, root: str) -> object:
+    """Paths below the dataset's folder as seen from there."""
+    if isinstance(value, Mapping):
+        return {str(k): _inside(v, root) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_inside(each, root) for each in value]
+    if isinstance(value, str) and root and value.startswith(root.rstrip("/") + "/"):
+        return value[len(root.rstrip("/")) + 1 :]
+    return value
 
 
 def environment(repo: Path) -> dict:

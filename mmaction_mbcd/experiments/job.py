@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +26,9 @@ from .identity import command
 from .run_folder import RunFolder, line_that_matters, write_json
 
 _LOOK = 0.3  # s between two looks at a process
-_TERMINATED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+_GRACE = 30.0  # s that a process gets to end; one that hangs is killed then
+# s in which a signal that ended a tool should reach this process too, if it is for all.
+_SAME_SIGNAL = 1.0
 
 
 class ToolError(RuntimeError):
@@ -76,6 +79,19 @@ class Share:
             changes["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         return changes
 
+    def settings(self) -> list[str]:
+        """Of the data loaders, as ``key=value``."""
+        if self.workers is None:
+            return []
+        return [
+            f"{split}_dataloader.{key}={value}"
+            for split in ("train", "val", "test")
+            for key, value in (
+                ("num_workers", self.workers),
+                ("persistent_workers", self.workers > 0),
+            )
+        ]
+
 
 def checked_settings(spec: RunSpec, select: Sequence[str]) -> list[str]:
     """What the rules of selection need of a training, as ``key=value``."""
@@ -100,6 +116,8 @@ class Job:
         keep_checkpoints: See :class:`.Grid`.
         left_out: Folders of the runs that choose this one's epoch.
         share: Its part of the machine.
+        record: Called first, when no other process can be at work in the folder;
+            writes what the run is, if nothing else has.
     """
 
     folder: RunFolder
@@ -109,6 +127,7 @@ class Job:
     keep_checkpoints: str = "best"
     left_out: Sequence[RunFolder] = ()
     share: Share = field(default_factory=Share)
+    record: Callable[[], object] = lambda: None
 
     def run(self, launch: Launch, stop: threading.Event | None = None) -> None:
         """Does what is not done yet, and notes how far it is.
@@ -124,38 +143,59 @@ class Job:
         """
         stop = stop or threading.Event()
         with self.folder.held():
-            attempts = self.folder.noted.get("attempts", 0) + 1
-            self.folder.note(
-                state="running", attempts=attempts, started=time.time(), error=""
-            )
             try:
+                self.record()
+                attempts = self.folder.noted.get("attempts", 0) + 1
+                begun = dict(attempts=attempts, started=time.time(), error="")
+                self.folder.note(state="running", **begun)
                 self._steps(launch, stop)
+                self.folder.note(state="finished", phase="", ended=time.time())
             except Stopped:
                 self.folder.note(state="interrupted")
                 raise
-            except ToolError as error:
-                self.folder.note(state="failed", error=str(error), ended=time.time())
+            except Exception as error:
+                known = isinstance(error, ToolError)
+                said = str(error) if known else f"{type(error).__name__}: {error}"
+                with suppress(OSError):  # of a full disk
+                    self.folder.note(state="failed", error=said, ended=time.time())
                 raise
-            self.folder.note(state="finished", phase="", ended=time.time())
 
     def _steps(self, launch: Launch, stop: threading.Event) -> None:
-        noted = self.folder.noted
-        # A rule that is asked for later may need a checkpoint that was not kept;
-        # training again gives the same one, to the bit.
-        gone = noted.get("trained") and any(not self._can_test(r) for r in self._due())
-        if not noted.get("trained") or gone:
-            self.folder.note(trained=False)
+        if self._must_train():
+            self._begin_training()
             self._tool("train", self.train_command(), launch, stop)
             self.folder.note(trained=True)
-        unavailable = []
-        for rule in self._due():
-            if self._can_test(rule):
-                for evaluation in self.evaluate:
-                    self._test(rule, self.epoch_of(rule), evaluation, launch, stop)
-            else:
-                unavailable.append(rule)
+        for rule in filter(self._can_test, self._due()):
+            for evaluation in self.evaluate:
+                self._test(rule, self.epoch_of(rule), evaluation, launch, stop)
+        waiting = [rule for rule in self._due() if self._waits(rule)]
+        unavailable = [rule for rule in self._due() if rule not in waiting]
         self.folder.note(unavailable=unavailable)
-        self._tidy_up()
+        if not waiting:
+            self._tidy_up()
+
+    def _must_train(self) -> bool:
+        noted = self.folder.noted
+        if self.folder.spec.purpose != "grid":
+            return not noted.get("trained")
+        if not noted.get("trained"):
+            return bool(self._due())
+        # A rule that is asked for later may need a checkpoint that was not kept;
+        # training again gives the same one, to the bit.
+        tried = noted.get("unavailable", ())
+        due = [r for r in self._due() if r not in tried and not self._waits(r)]
+        return not all(map(self._can_test, due))
+
+    def _begin_training(self) -> None:
+        """Anew, if checkpoints are wanted that a training so far has not kept."""
+        noted = self.folder.noted
+        wanted = {"oracle", "leave_one_source_out"} & set(self._due())
+        begun_for = noted.get("rules", self.select)
+        if noted.get("trained") or not wanted <= set(begun_for):
+            self._remove_checkpoints()
+            begun_for, noted["seconds"] = self.select, {}
+        rules = [rule for rule in self.select if rule in begun_for]
+        self.folder.note(trained=False, rules=rules, seconds=noted.get("seconds", {}))
 
     def _due(self) -> list[str]:
         """The rules whose results are not all there."""
@@ -168,12 +208,15 @@ class Job:
             if any(not self._has(rule, evaluation) for evaluation in self.evaluate)
         ]
 
-    def _has(self, rule: str, evaluation: str) -> bool:
-        results = self.folder.results_file(rule, evaluation)
-        return (
-            results.is_file()
-            and self.folder.predictions_file(rule, evaluation).is_file()
+    def _waits(self, rule: str) -> bool:
+        """Whether runs that choose its epoch are still to come."""
+        return rule == "leave_one_source_out" and any(
+            folder.state != "finished" for folder in self.left_out
         )
+
+    def _has(self, rule: str, evaluation: str) -> bool:
+        predictions = self.folder.predictions_file(rule, evaluation)
+        return bool(self.folder.results(rule, evaluation)) and predictions.is_file()
 
     def _can_test(self, rule: str) -> bool:
         epoch = self.epoch_of(rule)
@@ -181,7 +224,7 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether nothing is left to do, as far as it can be done."""
-        if self.folder.state != "finished":
+        if self.folder.state != "finished" or not self.folder.known:
             return False
         unavailable = self.folder.noted.get("unavailable", ())
         return all(rule in unavailable for rule in self._due())
@@ -190,12 +233,10 @@ class Job:
 
     def settings(self) -> list[str]:
         """``key=value`` beside the run's own."""
-        workers = self.share.workers
-        settings = checked_settings(self.folder.spec, self.select)
-        for split in ("train", "val", "test") if workers is not None else ():
-            settings.append(f"{split}_dataloader.num_workers={workers}")
-            settings.append(f"{split}_dataloader.persistent_workers={workers > 0}")
-        return settings
+        return [
+            *checked_settings(self.folder.spec, self.select),
+            *self.share.settings(),
+        ]
 
     def train_command(self) -> list[str]:
         """Of ``tools/train.py``."""
@@ -239,9 +280,8 @@ class Job:
         start = log.stat().st_size if log.exists() else 0
         tool = launch(line, log, self.share.environment())
         try:
-            while tool.exitcode() is None:
+            while (code := tool.exitcode()) is None:
                 if stop.wait(_LOOK):
-                    tool.terminate()
                     raise Stopped
         except BaseException:
             tool.terminate()
@@ -249,12 +289,11 @@ class Job:
         seconds = self.folder.noted.get("seconds", {})
         passed = seconds.get(phase, 0) + time.monotonic() - began
         self.folder.note(seconds=seconds | {phase: round(passed, 1)})
-        if code := tool.exitcode():
-            # Slurm's SIGTERM may reach the tool before the process that looks at it.
-            if stop.is_set() or code in _TERMINATED:
+        if code:
+            if stop.wait(_SAME_SIGNAL):
                 raise Stopped
             said = line_that_matters(log, start) or "no output"
-            raise ToolError(f"{phase}: {said} (exit code {code}; {log})")
+            raise ToolError(f"{phase}: {said} ({_how_it_ended(code)}; {log})")
 
     # ------------------------------------------------------------------ selection
 
@@ -264,10 +303,13 @@ class Job:
             epochs = [int(p.stem[6:]) for p in self.folder.path.glob("epoch_*.pth")]
             return max(epochs, default=None)
         if rule == "leave_one_source_out":
+            if self._waits(rule):
+                return None
             return best_left_out_epoch([f.path for f in self.left_out])
         role = {"source": "source", "oracle": "target"}[rule]
-        found = sorted(self.folder.path.glob(f"best_{role}_top1_epoch_*.pth"))
-        return int(found[-1].stem.rpartition("_")[2]) if found else None
+        found = self.folder.path.glob(f"best_{role}_top1_epoch_*.pth")
+        # A kill may leave an earlier best one beside its successor.
+        return max((int(p.stem.rpartition("_")[2]) for p in found), default=None)
 
     def checkpoint_of(self, epoch: int) -> Path | None:
         """Where the weights of a chosen epoch are; None if they are gone."""
@@ -304,18 +346,30 @@ class Job:
             return
         kept = None
         if self.keep_checkpoints == "best" and self.folder.spec.purpose == "grid":
-            epoch = self.epoch_of(self.select[0])
-            kept = None if epoch is None else self.checkpoint_of(epoch)
+            epochs = filter(None, map(self.epoch_of, self.select))
+            kept = next(filter(None, map(self.checkpoint_of, epochs)), None)
+        self._remove_checkpoints(kept)
+
+    def _remove_checkpoints(self, kept: Path | None = None) -> None:
+        (self.folder.path / "last_checkpoint").unlink(missing_ok=True)
         for path in self.folder.path.glob("*.pth"):
             if path != kept:
                 path.unlink()
-        (self.folder.path / "last_checkpoint").unlink(missing_ok=True)
+
+
+def _how_it_ended(code: int) -> str:
+    """``'exit code 2'``, or the signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    reason = "; was there too little memory?" if code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{reason}"
 
 
 def best_left_out_epoch(runs: Sequence[Path]) -> int | None:
     """The epoch whose accuracy on the left-out sources, on average, is best.
 
-    The earlier of equal ones, as with a run's own validation.
+    The later of equal ones, as with a run's own validation
+    (:class:`.ResumableCheckpointHook`).
 
     Args:
         runs: Folders of runs, each with another source left out; None if there are
@@ -327,10 +381,20 @@ def best_left_out_epoch(runs: Sequence[Path]) -> int | None:
         return None
     if not curves:
         return None
-    return int(pd.concat(curves, axis=1).dropna().mean(axis=1).idxmax())
+    # Sums of the same numbers in another order differ in their last digit.
+    means = pd.concat(curves, axis=1).dropna().mean(axis=1).round(12)
+    return int(means[means == means.max()].index[-1]) if len(means) else None
 
 
 # ---------------------------------------------------------------------------- launching
+
+
+def _ends(tool: RunningTool) -> bool:
+    """Whether it does so in time."""
+    end = time.monotonic() + _GRACE
+    while tool.exitcode() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return tool.exitcode() is not None
 
 
 class _Forked:
@@ -338,12 +402,14 @@ class _Forked:
         self._process = process
 
     def exitcode(self) -> int | None:
-        return self._process.exitcode
+        return scripts.exit_code(self._process)
 
     def terminate(self) -> None:
-        if self._process.exitcode is None:
+        if self.exitcode() is None:
             self._process.terminate()
-        self._process.join()
+        if not _ends(self):
+            self._process.kill()
+            _ends(self)
 
 
 def forked(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> RunningTool:
@@ -367,7 +433,9 @@ class _Spawned:
     def terminate(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
+        if not _ends(self):
+            self._process.kill()
+            self._process.wait()
 
 
 def spawned(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> RunningTool:

@@ -39,28 +39,30 @@ def shares(
 
     Raises:
         ValueError: For a number below 1, or more GPUs per job than there are.
+
+    With ``OMP_NUM_THREADS`` the user decides about threads; workers share the rest.
     """
     cores = cores or len(os.sched_getaffinity(0))
     if gpus is None:
-        gpus = visible_gpus()
+        gpus = _visible(torch.cuda.device_count())
     if (jobs is not None and jobs < 1) or per_job < 1:
         raise ValueError(f"jobs and GPUs per job are 1 or more, got {jobs}, {per_job}")
-    if gpus and per_job > len(gpus):
+    if per_job > max(len(gpus), 1):
         raise ValueError(
             f"{per_job} GPUs per job were asked for, there are {len(gpus)}"
         )
     groups = [tuple(gpus[i : i + per_job]) for i in range(0, len(gpus), per_job)]
     groups = [group for group in groups if len(group) == per_job]
     count = jobs or len(groups) or max(1, cores // 2)
-    own = max(1, cores // count)
+    own = max(1, cores // count // per_job)  # of each process
     # Without a GPU the training itself computes; with one it mostly waits for data.
-    threads = 1 if groups else max(1, own // 2)
-    workers = max(1, (own - threads) // per_job)
-    if os.environ.get("OMP_NUM_THREADS"):
-        threads = None  # the user has decided
+    decided = _threads_of_the_user()
+    threads = decided or (1 if groups else max(1, own // 2))
+    # Data read by the training itself keep a GPU waiting.
+    workers = max(1 if groups else 0, own - threads)
     return [
         Share(
-            threads=threads,
+            threads=None if decided else threads,
             workers=workers,
             devices=groups[i % len(groups)] if groups else None,
             processes=per_job if groups else 1,
@@ -69,11 +71,16 @@ def shares(
     ]
 
 
-def visible_gpus() -> list[str]:
-    """Names of the GPUs that torch sees, for ``CUDA_VISIBLE_DEVICES``."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count()
-    return named.split(",")[:count] if named else [str(i) for i in range(count)]
+def _visible(count: int) -> list[str]:
+    """Names of the GPUs that torch sees; a job's are chosen among these."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    return (names or [str(i) for i in range(count)])[:count]
+
+
+def _threads_of_the_user() -> int | None:
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) > 0 else None
 
 
 def run_here(
@@ -146,7 +153,6 @@ def _work(
     if stop.is_set():
         return
     try:
-        experiment.record(run)
         report(run, "started", "")
         experiment.job(run, share).run(launch, stop)
     except ToolError as error:
@@ -155,7 +161,7 @@ def _work(
         report(run, "busy", str(error))
     except Stopped:
         report(run, "interrupted", "")
-    except OSError as error:  # such as a full disk: the others may lie elsewhere
+    except Exception as error:  # such as a full disk: the others may go well
         report(run, "failed", f"{type(error).__name__}: {error}")
     else:
         report(run, "finished", "")

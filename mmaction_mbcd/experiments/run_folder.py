@@ -76,8 +76,8 @@ class RunFolder:
     # ----------------------------------------------------------------- what it is
 
     def record(self, known: Mapping) -> None:
-        """Writes what it is, unless it is there."""
-        if not (self.path / RUN_FILE).exists():
+        """Writes what it is, unless it is there and can be read."""
+        if not self.known:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / RUN_FILE, dict(known))
 
@@ -110,8 +110,10 @@ class RunFolder:
             begun = self.in_queue.running and said in ("running", "failed")
             return said if begun or said == "finished" else "queued"
         if said == "running" and not self.is_held():
-            return "interrupted"
-        return said
+            # Between the two looks it may have ended.
+            now = self.noted.get("state")
+            return "interrupted" if now == said else self.state
+        return said if said in STATES else "waiting"
 
     def is_held(self) -> bool:
         """Whether a process works on it, on this machine or where flock reaches."""
@@ -242,9 +244,14 @@ def write_json(path: Path, content: Mapping) -> None:
     Raises:
         OSError: If it cannot be written, such as on a full disk; the old one stays.
     """
+    replace_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The same, of any text."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)

@@ -44,22 +44,11 @@ def work(
         launch: Starts a tool.
 
     Raises:
-        UsageError: If its config or data changed since it was planned, or runs that
-            choose its epoch have not ended.
+        UsageError: If its config or data changed since it was planned.
         ToolError: If a tool fails; the folder says so too.
         BusyError: If another process works on it.
-        Stopped: If a tool was terminated.
     """
     experiment.check(run)
-    ended = ("finished", "failed")
-    before = [(name_of(r), r.folder.state) for r in experiment.left_out(run)]
-    early = [f"{name} ({state})" for name, state in before if state not in ended]
-    if early:
-        raise UsageError(
-            f"{name_of(run)} waits for runs that choose its epoch and have not ended: "
-            + ", ".join(early)
-        )
-    experiment.record(run)
     experiment.job(run, share).run(launch)
 
 

@@ -32,7 +32,7 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 from ..errors import Terminated, UsageError, sigterm_raises
 from . import local
 from .experiment import Experiment, PlannedRun
-from .job import Share, Stopped
+from .job import Share
 from .run_folder import InQueue, RunFolder, line_that_matters
 from .single import find, in_order, name_of, work
 
@@ -220,7 +220,8 @@ def _array(
     ]
     for run in runs:
         experiment.describe(run)
-        run.folder.note(state="waiting", error="")
+        if run.folder.state in ("failed", "interrupted"):
+            run.folder.note(state="waiting", error="")
     parameters = request.parameters()
     if before:
         parameters["dependency"] = "afterany:" + ":".join(before)
@@ -317,7 +318,7 @@ class QueuedRun(Checkpointable):
         try:
             with sigterm_raises():
                 work(experiment, run, share())
-        except (Stopped, Terminated):
+        except Terminated:
             run.folder.note(state="interrupted")
             raise SystemExit(143) from None
         except NotRequeued:

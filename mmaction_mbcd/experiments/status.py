@@ -42,7 +42,7 @@ def seconds_left(run: PlannedRun) -> float | None:
     """Of the phase that is running, at its mean speed; None if it is not known."""
     now = run.folder.progress
     done = now.get("done", 0) - now.get("first", 0)
-    if done <= 0 or now["phase"] == "validation":
+    if done <= 0 or "seconds" not in now or now["phase"] == "validation":
         return None
     return now["seconds"] / done * (now["total"] - now["done"])
 
@@ -79,9 +79,9 @@ def table(experiment: Experiment, every: bool = False) -> Table:
             continue
         left = seconds_left(run) if state == "running" else _seconds(run)
         shown.add_row(
-            title(run),
+            Text(title(run)),
             Text(state, style=_COLOURS[state]),
-            run.folder.error() if state == "failed" else at(run),
+            Text(run.folder.error() if state == "failed" else at(run)),
             "" if left is None else duration(left),
         )
     return shown
@@ -107,7 +107,7 @@ def headline(experiment: Experiment) -> str:
 
 
 def forecast(runs: Sequence[PlannedRun]) -> float | None:
-    """Seconds until all have ended, from those that have.
+    """Seconds until all have ended, from those that have; None if nothing is left.
 
     A run takes as long as the mean of its method's finished ones, or of all; as many
     run side by side as do now.
@@ -121,17 +121,17 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
     every = [s for each in taken.values() for s in each]
     mean = sum(every) / len(every)
     left, side_by_side = 0.0, 0
-    for run in runs:
+    unfinished = [run for run in runs if run.folder.state not in ("finished", "failed")]
+    for run in unfinished:
         state = run.folder.state
-        if state in ("finished", "failed"):
-            continue
         own = taken.get(run.spec.name)
         whole = sum(own) / len(own) if own else mean
         if state == "running":
             side_by_side += 1
-            whole = max(0.0, whole - (time.time() - run.folder.noted["started"]))
+            began = run.folder.noted.get("started", time.time())
+            whole = max(0.0, whole - (time.time() - began))
         left += whole
-    return left / max(side_by_side, 1)
+    return left / max(side_by_side, 1) if unfinished else None
 
 
 class Watch:

@@ -11,7 +11,7 @@ scripts.CONTEXT.set_forkserver_preload(
         *scripts.IMPORTS,
         "mmaction_mbcd.preparation.check",
         "mmaction_mbcd.experiments.leave_one_out",
-        "matplotlib.pyplot",
+        "mmaction_mbcd.analysis.figure_kinds",
     ]
 )
 

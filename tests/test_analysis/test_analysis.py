@@ -3,10 +3,11 @@
 import json
 import math
 
+import pandas as pd
 import pytest
 from PIL import Image
 
-from mmaction_mbcd.analysis.curves import plot_curves, read_curves
+from mmaction_mbcd.analysis.curves import draw_curves, read_curves
 from mmaction_mbcd.analysis.statistics import accuracy_interval
 from mmaction_mbcd.experiments import demo
 from mmaction_mbcd.experiments.running import RunError
@@ -53,9 +54,12 @@ def test_curves_of_a_resumed_run_are_joined(tmp_path):
     assert list(frame.index) == [1, 2, 3]
     assert list(frame["source/top1"]) == [0.4, 0.5, 0.8]
     assert "time" not in frame and "loss" not in frame
-    picture = tmp_path / "curves.png"
-    plot_curves({"A": frame, "B": frame}, ["video"], picture, {"A": 3})
-    assert Image.open(picture).width == pytest.approx(2 * 3.6 * 120, abs=2)
+    files = draw_curves({"A": frame, "B": frame}, ["video"], tmp_path / "c", {"A": 3})
+    assert [path.name for path in files] == ["c.png", "c.svg", "c.csv"]
+    assert Image.open(files[0]).width == pytest.approx(2 * 2.6 * 200, abs=2)
+    drawn = pd.read_csv(files[2])
+    assert list(drawn["run"]) == ["A"] * 3 + ["B"] * 3
+    assert list(drawn["target/top1"]) == [0.1, 0.125, 0.2] * 2
 
 
 def test_a_run_without_validation_is_named(tmp_path):

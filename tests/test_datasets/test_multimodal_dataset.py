@@ -79,6 +79,43 @@ def test_train_rows(shared_root):
     assert (last["role"], last["domain_index"], last["label"]) == ("source", 1, 4)
 
 
+def labels(dataset):
+    return {dataset.get_data_info(i)["label"] for i in range(len(dataset))}
+
+
+def test_held_out_classes_are_in_no_other_use(shared_root):
+    everything = build(shared_root, "test")
+    names = HACDataset.METAINFO["classes"]
+    first, *rest = sorted(labels(everything))
+    chosen = dict(held_out_classes=[names[first]])
+    for use in ("train", "val", "test", "in_domain"):
+        whole, part = build(shared_root, use), build(shared_root, use, **chosen)
+        expected = [
+            each
+            for i, each in enumerate(ids(whole))
+            if whole.get_data_info(i)["label"] != first
+        ]
+        assert ids(part) == expected and part.metainfo["classes"] == names
+    inside = build(shared_root, "test", **chosen)
+    outside = build(shared_root, "held_out", **chosen)
+    assert labels(inside) == set(rest) and labels(outside) == {first}
+    assert sorted(ids(inside) + ids(outside)) == sorted(ids(everything))
+    assert outside.test_mode and outside.metainfo["held_out_classes"] == (names[first],)
+
+
+@pytest.mark.parametrize(
+    ("use", "held_out", "message"),
+    [
+        ("train", ["flying"], "unknown class 'flying' in held_out_classes"),
+        ("held_out", [], "use='held_out' needs held_out_classes"),
+        ("train", HACDataset.METAINFO["classes"], "none of the 6 clips is of another"),
+    ],
+)
+def test_held_out_classes_that_cannot_be(shared_root, use, held_out, message):
+    with pytest.raises(ValueError, match=message):
+        build(shared_root, use, held_out_classes=held_out)
+
+
 @pytest.mark.parametrize("use", ["val", "in_domain"])
 def test_source_test_split(shared_root, use):
     data = build(shared_root, use)

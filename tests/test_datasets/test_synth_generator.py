@@ -352,6 +352,34 @@ def test_audio_difficulty_lowers_the_signal_to_noise_ratio(domain):
     assert np.median(masking[1]) > 0  # one may fall in a pause of its own sound
 
 
+def test_useless_modality_is_noise_and_the_others_stay(made, tmp_path):
+    config = dataclasses.replace(ONE, useless=("flow",))
+    meta = generate(tmp_path / "noise", config, workers=1, progress=False)
+    assert meta["parameters"]["useless"] == ["flow"]
+    generate(tmp_path / "plain", ONE, workers=1, progress=False)
+    plain, noise = contents(tmp_path / "plain"), contents(tmp_path / "noise")
+    assert plain.keys() == noise.keys()
+    differ = {name for name in plain if plain[name] != noise[name]}
+    flow = {name for name in plain if "/flow/" in str(name)}
+    assert flow and {str(n) for n in differ} == {str(n) for n in flow} | {"synth.json"}
+    # Uniform in 8 bits: the encoder's loss narrows the tails a little.
+    path = next(tmp_path.glob("noise/*/flow/*_x.mp4"))
+    pixels = np.stack([f.asnumpy()[..., 0] for f in decord.VideoReader(str(path))])
+    assert abs(pixels.mean() - 127.5) < 2 and 65 < pixels.std() < 80
+    # Neighbours in space and time say nothing of each other.
+    centred = pixels - pixels.mean()
+    for axis in range(3):
+        ahead = np.roll(centred, 1, axis)
+        assert abs((centred * ahead).mean() / pixels.var()) < 0.1
+
+
+def test_useless_settings_are_other_settings(tmp_path):
+    generate(tmp_path, ONE, workers=1, progress=False)
+    other = dataclasses.replace(ONE, useless=("audio",))
+    with pytest.raises(FileExistsError, match="useless None there, .'audio'. asked"):
+        generate(tmp_path, other, workers=1, progress=False)
+
+
 def test_waveform_is_the_scaled_sum_of_its_layers():
     sound = render_audio(SynthClip(SynthConfig(), "street", "test", 3))
     wave = sound.mix()
@@ -459,6 +487,8 @@ def test_folders_of_others_are_never_touched(tmp_path):
         (dict(domains="sketch"), "domains: got 'sketch', needs a non-repeating"),
         (dict(target="moon"), "target: got 'moon', needs one of the domains"),
         (dict(target=DOMAINS), "target: .* needs a source to remain"),
+        (dict(useless=("smell",)), "useless: .*some, but not all, of.*'flow'"),
+        (dict(useless=("audio", "flow", "video")), "useless: .*some, but not all"),
         (dict(domains=("sketch",)), "target: got 'sketch', needs a source to remain"),
     ],
 )
@@ -506,6 +536,6 @@ def test_command_line_defaults_are_the_configs():
     for field in dataclasses.fields(SynthConfig):
         value = args[field.name]
         expected = getattr(SynthConfig(), field.name)
-        if field.name in ("domains", "target"):
+        if field.name in ("domains", "target", "useless"):
             expected = [expected] if isinstance(expected, str) else list(expected)
         assert value == expected

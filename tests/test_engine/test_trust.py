@@ -362,6 +362,7 @@ def test_a_checkpoint_says_what_it_is_of(two_domains):
         target=["c"],
         modalities=["video", "audio"],
         classes=["c0", "c1", "c2"],
+        held_out_classes=[],
     )
 
 

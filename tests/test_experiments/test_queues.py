@@ -23,8 +23,7 @@ from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.experiments import slurm, status
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
-from mmaction_mbcd.experiments.job import Job, Share, Stopped, spawned
-from mmaction_mbcd.experiments.local import visible_gpus
+from mmaction_mbcd.experiments.job import Share, spawned
 from mmaction_mbcd.experiments.run_folder import InQueue, RunFolder
 from mmaction_mbcd.experiments.single import find, in_order, name_of, work
 from tests_support import load_tool
@@ -306,13 +305,8 @@ def test_a_job_does_its_run_with_its_share(queued, monkeypatch):
     assert folder.queue["log"].endswith("5_0_log.err")
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_a_job_that_is_ended(queued, early):
-    """By a SIGTERM that reaches it first, or its tool."""
-
+def test_a_job_that_is_ended(queued):
     def work(*_):
-        if not early:
-            raise Stopped
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
@@ -356,7 +350,7 @@ def test_a_limit_that_is_too_short(queued):
 
 
 class Tool:
-    """One that has ended by a signal, or because it could not go on."""
+    """One that has ended."""
 
     def __init__(self, code):
         self.code = code
@@ -366,15 +360,6 @@ class Tool:
 
     def terminate(self):
         pass
-
-
-@pytest.mark.parametrize("code", [143, -15])
-def test_a_tool_that_was_terminated_has_not_failed(repo, tmp_path, code):
-    run = planned(repo, tmp_path / "out").runs[0]
-    run.folder.record(dict(spec=run.spec.describe(), digest=run.digest))
-    with pytest.raises(Stopped):
-        Job(run.folder, repo).run(lambda *_: Tool(code))
-    assert run.folder.state == "interrupted"
 
 
 def test_tools_leave_a_batch_systems_warning_to_their_job(tmp_path):
@@ -610,15 +595,11 @@ def test_runs_as_command_lines(repo, tiny_data, tmp_path, capsys):
         assert known["config"] and folder.name.endswith(known["digest"][:8])
     assert "Lines 3 to 3 wait for those before them" in printed.err
 
-    # What is done is not printed again; a run that waits says for what.
+    # What is done is not printed again.
     done = Experiment.open(out, repo).runs[0]
-    done.folder.note(state="finished")
+    done.folder.note(state="finished", trained=True)
     tool.main(given)
     assert len(capsys.readouterr().out.splitlines()) == 2
-    with pytest.raises(SystemExit):
-        tool.main(["job", "--out", str(out), lines[-1][-1]])
-    said = f"choose its epoch and have not ended: {lines[1][-1]} (waiting)"
-    assert said in capsys.readouterr().err
 
 
 def test_a_job_whose_run_there_is_not(repo, tmp_path, capsys):
@@ -676,12 +657,3 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         assert folder.state == "interrupted"
         folder.in_queue = InQueue("5", True)
         assert folder.state == "running"
-
-
-def test_gpus_keep_the_names_that_they_were_given(monkeypatch):
-    """A queue may have given the job cards 2 and 3."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert visible_gpus() == ["2", "3"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert visible_gpus() == ["0", "1"]

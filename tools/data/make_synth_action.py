@@ -27,6 +27,7 @@ from mmaction_mbcd.datasets.synth import (
     CLASSES,
     DOMAINS,
     META_FILE,
+    MODALITIES,
     SPLITS,
     SynthConfig,
     generate,
@@ -48,6 +49,7 @@ HELP = dict(
     audio_difficulty="0 to 1: noise and distractors",
     missing_audio="fraction of clips without a wav file",
     flow_bound="pixels per frame that 8 bits span",
+    useless=f"modalities that hold noise instead: some of {' '.join(MODALITIES)}",
 )
 
 
@@ -59,14 +61,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path, help="folder to fill")
     several = dict(
-        domains=list(SynthConfig().domains), target=list(SynthConfig().targets)
+        domains=list(SynthConfig().domains),
+        target=list(SynthConfig().targets),
+        useless=[],
     )
     for field in dataclasses.fields(SynthConfig):
         option, text = f"--{field.name.replace('_', '-')}", HELP[field.name]
         if field.name in several:
             default = several[field.name]
             parser.add_argument(
-                option, nargs="+", default=default, metavar="DOMAIN", help=text
+                option, nargs="+", default=default, metavar="NAME", help=text
             )
         else:
             kind, default = type(field.default), field.default

@@ -30,13 +30,14 @@ byte-identical for any number of workers; other versions of FFmpeg, OpenCV or nu
 give other bytes.
 """
 
-from .config import CLASSES, DOMAINS, SPLITS, SynthClip, SynthConfig
+from .config import CLASSES, DOMAINS, MODALITIES, SPLITS, SynthClip, SynthConfig
 from .writing import META_FILE, generate
 
 __all__ = [
     "CLASSES",
     "DOMAINS",
     "META_FILE",
+    "MODALITIES",
     "SPLITS",
     "SynthClip",
     "SynthConfig",

@@ -21,7 +21,19 @@ GENERATOR_VERSION = 1
 """Raise it with every change that alters a file made from the same settings."""
 
 # Their order enters the seeds too.
-_STREAMS = ("cue", "motion", "look", "sensor", "event", "distractor", "noise")
+_STREAMS = (
+    "cue",
+    "motion",
+    "look",
+    "sensor",
+    "event",
+    "distractor",
+    "noise",
+    "useless",
+)
+
+MODALITIES: tuple[str, ...] = ("video", "audio", "flow")
+"""What a clip has."""
 
 _INTEGERS = dict(
     seed=(0, math.inf),
@@ -63,6 +75,8 @@ class SynthConfig:
             get no wav file (rounded to whole clips).
         flow_bound: Flow beyond this many pixels per frame is clipped before it is
             mapped to 8 bits.
+        useless: Modalities whose files hold white noise instead, in every domain and
+            split: a method should lose nothing by them.
     """
 
     seed: int = 0
@@ -79,10 +93,11 @@ class SynthConfig:
     audio_difficulty: float = 0.5
     missing_audio: float = 0.0
     flow_bound: float = 8.0
+    useless: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A list, as JSON and command lines give it, should equal the tuple.
-        for name in ("domains", "target"):
+        for name in ("domains", "target", "useless"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
 
@@ -146,6 +161,9 @@ class SynthConfig:
         elif len(self.targets) == len(self.domains):
             left = f"a source to remain among the domains {list(self.domains)}"
             yield "target", f"{left}: fewer targets or more domains"
+        every = set(MODALITIES) <= set(self.useless)
+        if self.useless and (every or not _is_choice(self.useless, MODALITIES)):
+            yield "useless", f"some, but not all, of {list(MODALITIES)}"
 
 
 def _is_number(value: object, kind: type, low: float, high: float) -> bool:

@@ -58,6 +58,11 @@ def write_clip(out_dir: Path, clip: SynthClip) -> None:
     folder, config = out_dir / clip.domain, clip.config
     frames = render_frames(clip)
     flow = quantize_flow(compute_flow(frames), config.flow_bound)
+    random = clip.random("useless")
+    if "video" in config.useless:
+        frames = random.integers(256, size=frames.shape, dtype=np.uint8)
+    if "flow" in config.useless:
+        flow = random.integers(256, size=flow.shape, dtype=np.uint8)
     write_video(folder / "videos" / f"{clip.name}.mp4", frames, config.fps)
     for axis, letter in enumerate("xy"):
         path = folder / "flow" / f"{clip.name}_flow_{letter}.mp4"
@@ -65,6 +70,8 @@ def write_clip(out_dir: Path, clip: SynthClip) -> None:
     if clip.has_audio:
         path = folder / "audio" / f"{clip.name}.wav"
         wave = render_audio(clip).mix()
+        if "audio" in config.useless:
+            wave = random.uniform(-0.5, 0.5, wave.shape)
         soundfile.write(path, wave, config.sample_rate, subtype="PCM_16")
 
 
@@ -85,7 +92,12 @@ def dataset_meta(config: SynthConfig) -> dict:
         "sources": [d for d in config.domains if d not in config.targets],
         "targets": config.targets,
         "seed": config.seed,
-        "parameters": asdict(config),
+        # As before there were useless modalities, where there is none.
+        "parameters": {
+            key: value
+            for key, value in asdict(config).items()
+            if key != "useless" or value
+        },
         "seconds_per_clip": config.seconds,
         "codec": _codec()[0],
         "counts": {domain: counts for domain in config.domains},
@@ -176,9 +188,9 @@ def _check_same(file: Path, meta: dict) -> None:
         for m in (_read(file), meta)
     )
     changes = [
-        f"{key} {value!r} there, {new.get(key)!r} asked for"
-        for key, value in old.items()
-        if value != new.get(key)
+        f"{key} {old.get(key)!r} there, {new.get(key)!r} asked for"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
     ]
     if changes:
         raise FileExistsError(

@@ -1,4 +1,7 @@
-"""Transforms beside MMAction2's: sound, flow pairs, and loading that names faults."""
+"""Transforms beside MMAction2's.
+
+Sound, flow pairs, corruptions, and loading that names faults.
+"""
 
 from .audio import (
     FrequencyMask,
@@ -6,6 +9,13 @@ from .audio import (
     LogSpectrogram,
     SpectrogramNoise,
     TileWaveform,
+)
+from .corruptions import (
+    CorruptFlow,
+    CorruptFrames,
+    CorruptWaveform,
+    GaussianShift,
+    insert_corruption,
 )
 from .flow import ClipFlip, DecodeFlowPair, OpenFlowPair, mirror_flow
 from .formatting import FormatAudio
@@ -20,12 +30,16 @@ from .loading import (
 
 __all__ = [
     "ClipFlip",
+    "CorruptFlow",
+    "CorruptFrames",
+    "CorruptWaveform",
     "DecodeFlowFrames",
     "DecodeFlowPair",
     "DecodeFrames",
     "DecodeVideo",
     "FormatAudio",
     "FrequencyMask",
+    "GaussianShift",
     "LoadWaveform",
     "LogSpectrogram",
     "MissingModalityError",
@@ -35,5 +49,6 @@ __all__ = [
     "SpectrogramNoise",
     "TileWaveform",
     "UnreadableMediaError",
+    "insert_corruption",
     "mirror_flow",
 ]

@@ -200,7 +200,7 @@ class AMDFusion(ConcatFusion):
         present: Mapping[str, Tensor],
         confidences: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :meth:`ConcatFusion.forward`; also logs each r, p and kept share."""
+        """See :meth:`ConcatFusion.forward`; also logs each s, r, p and kept share."""
         if not self.training or self.mode == "none":
             return super().forward(features, present)
         modalities = list(features)
@@ -227,6 +227,8 @@ class AMDFusion(ConcatFusion):
                 # In the probabilities' precision: 1 - p may be tiny.
                 factor = (mask / probability[:, column].clamp(min=1e-6)).unsqueeze(1)
                 masked[m] = (features[m] * factor).to(features[m].dtype)
+            if confidences and m in confidences:
+                logs[f"s/{m}"] = confidences[m]
             if m in speed:
                 logs[f"r/{m}"] = speed[m]
             logs[f"drop_prob/{m}"] = p[m]
