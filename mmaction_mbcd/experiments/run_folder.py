@@ -225,7 +225,8 @@ def line_that_matters(log: Path, start: int = 0) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if _SAYS_WHY.search(line)]
+    # srun repeats the exit code of what it started.
+    telling = [x for x in lines if _SAYS_WHY.search(x) and not x.startswith("srun: ")]
     return (telling or lines or [""])[-1]
 
 

@@ -321,6 +321,9 @@ class QueuedRun(Checkpointable):
         except Terminated:
             run.folder.note(state="interrupted")
             raise SystemExit(143) from None
+        except UsageError as error:
+            run.folder.note(state="failed", error=str(error), ended=time.time())
+            raise
         except NotRequeued:
             said = (
                 f"the time limit of {self.minutes} minutes came before anything was "

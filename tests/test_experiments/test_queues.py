@@ -334,6 +334,17 @@ def test_requeued_if_something_was_saved_or_the_limit_is_far(queued, monkeypatch
     assert call.checkpoint() is not None
 
 
+def test_a_job_says_why_it_cannot_begin(queued):
+    folder, _, does = queued
+
+    def work(*_):
+        raise UsageError("planned with another config")
+
+    with pytest.raises(UsageError):
+        does(work)
+    assert (folder.state, folder.error()) == ("failed", "planned with another config")
+
+
 def test_a_limit_that_is_too_short(queued):
     folder, _, does = queued
 
@@ -475,7 +486,8 @@ def test_what_slurm_ended(repo, tmp_path, programs, noted, squeue, sacct, state,
     experiment = planned(repo, tmp_path / "out")
     folder = experiment.runs[0].folder
     log = tmp_path / "log.err"
-    log.write_text(f"submitit INFO - Starting\n{SLURMSTEPD}\nsrun: Job step aborted\n")
+    srun = "srun: error: n1: task 0: Exited with exit code 1"
+    log.write_text(f"submitit INFO - Starting\n{SLURMSTEPD}\n{srun}\n")
     folder.note(**noted)
     folder.enqueue("5", log)
     assert slurm.update(experiment) == ""

@@ -204,7 +204,7 @@ def test_a_cancelled_run_is_shown_and_resumed(make, capsys):
     request = slurm.Request(60, gpus=0, cpus=2)  # one at a time: the node has two
     (job,) = slurm.submit(experiment, experiment.runs, request)
     first, second = experiment.runs
-    wait_for(lambda: in_state_of(experiment, first, "running"))
+    wait_for(lambda: slurm.update(experiment) or first.folder.state == "running")
     assert second.folder.state == "queued"
     assert re.fullmatch(
         rf"job {job}_1, waiting: (Resources|Priority)", status.at(second)
@@ -222,11 +222,6 @@ def test_a_cancelled_run_is_shown_and_resumed(make, capsys):
     assert wait_for(lambda: ended(experiment)) == {"finished": 2}
 
 
-def in_state_of(experiment, run, state):
-    slurm.update(experiment)
-    return run.folder.state == state
-
-
 def test_two_gpus_are_two_processes(make):
     """GPUs as far as Slurm knows; torch finds none and uses gloo."""
     experiment = make()
@@ -234,7 +229,7 @@ def test_two_gpus_are_two_processes(make):
     slurm.submit(experiment, [run], slurm.Request(60, gpus=2, cpus=2))
     assert wait_for(lambda: ended(experiment)) == {"finished": 1}
     log = (run.folder.path / "train.log").read_text()
-    assert re.search(r"GPU number: 2|Distributed training: True", log)
+    assert re.search(r"Epoch\(train\) +\[1\]\[3/3\]", log)  # 24 clips, 2 times 4
 
 
 def test_runs_wait_in_slurm_for_those_that_choose_their_epoch(make):
@@ -255,9 +250,6 @@ def test_what_slurm_refuses(make, capsys):
         tool.main([*line, "--gpus-per-job", "0", "--partition", "none"])
     err = capsys.readouterr().err
     assert "Slurm refused: sbatch: error: invalid partition specified: none" in err
-    with pytest.raises(SystemExit):
-        tool.main([*line, "--gpus-per-job", "3"])
-    assert "Slurm refused: sbatch: error:" in capsys.readouterr().err
     assert in_state(experiment, "waiting")
 
 
