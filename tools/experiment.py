@@ -8,6 +8,8 @@ resume    the same, and repeats what failed
 status    how far it is
 table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
 search    what a search of hyper-parameters chose, and the grid that trains it
+commands  the runs as command lines, for any other queue
+job       does one run here: what those command lines call
 
 The grid is a YAML file, or flags; docs/experiments.md has its keys.
 """
@@ -35,14 +37,16 @@ from mmaction_mbcd.experiments import (
     local,
     planning,
     search_text,
+    single,
+    slurm,
     status,
     table_text,
     tables,
 )
-from mmaction_mbcd.experiments.experiment import Experiment
+from mmaction_mbcd.experiments.experiment import Experiment, PlannedRun
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
-from mmaction_mbcd.experiments.job import Share
-from mmaction_mbcd.experiments.run_folder import write_json
+from mmaction_mbcd.experiments.job import Share, ToolError
+from mmaction_mbcd.experiments.run_folder import BusyError, write_json
 from mmaction_mbcd.progress import Meter
 
 REPO = Path(__file__).resolve().parent.parent
@@ -93,6 +97,43 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--gpus-per-job", type=int, default=1, metavar="N", help="through torchrun"
     )
+    _add_slurm(parser)
+
+
+def _add_slurm(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Slurm", "A job per run; --jobs at a time, --gpus-per-job 0 for none."
+    )
+    group.add_argument("--slurm", action="store_true", help="put the runs in its queue")
+    group.add_argument("--time", metavar="LIMIT", help="of a job: minutes, HH:MM:SS or "
+                       "DAYS-HH; it is requeued when that is near")  # fmt: skip
+    group.add_argument("--partition", metavar="NAME")
+    group.add_argument("--account", metavar="NAME")
+    group.add_argument("--qos", metavar="NAME")
+    group.add_argument("--cpus", type=int, metavar="N", help="of a job (default: 4 per "
+                       "GPU, or 2)")  # fmt: skip
+    group.add_argument("--memory", metavar="SIZE", help="of a job, such as 32G")
+    group.add_argument(
+        "--sbatch", nargs="+", default=[], metavar="KEY[=VALUE]", help="more options"
+    )
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    _add_grid(parser)
+    _add_job_share(parser)
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="as `commands` prints it")
+    _add_job_share(parser)
+
+
+def _add_job_share(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what a job may use")
+    group.add_argument("--cpus", type=int, metavar="N", help="default: all it may")
+    group.add_argument(
+        "--gpus-per-job", type=int, default=1, metavar="N", help="through torchrun"
+    )
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +176,8 @@ VERBS = {
     "run": _add_run,
     "resume": _add_run,
     "status": _add_status,
+    "commands": _add_commands,
+    "job": _add_job,
     "table": _add_table,
     "search": _add_search,
     "measure": _add_measure,
@@ -271,20 +314,77 @@ def _machine(args: argparse.Namespace) -> list[Share]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
-    machine = _machine(args)
-    scripts.prepare()
+    request = _request(args)
+    if request is None:
+        machine = _machine(args)
+        scripts.prepare()
     experiment = load(args)
     experiment.write()
+    _ask_slurm(experiment, console, strict=True)
     runs = [
         run
         for run in experiment.runs
         if not experiment.job(run).is_done()
         and (args.verb == "resume" or run.folder.state != "failed")
+        and not run.folder.in_queue
     ]
+    if request is not None:
+        return _submit(experiment, runs, request, console)
     console.print(status.headline(experiment))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)
     return _ended(experiment, console)
+
+
+def _request(args: argparse.Namespace) -> slurm.Request | None:
+    """What Slurm is asked for; None if the runs are for this machine."""
+    names = ("time", "partition", "account", "qos", "cpus", "memory", "sbatch")
+    if not args.slurm:
+        if given := [f"--{name}" for name in names if getattr(args, name)]:
+            raise cli.UsageError(f"{', '.join(given)}: for Slurm; add --slurm")
+        return None
+    if args.gpus:
+        raise cli.UsageError("--gpus: Slurm chooses; say --gpus-per-job")
+    if not args.time:
+        raise cli.UsageError("--slurm needs a --time limit for each job")
+    try:
+        limit = slurm.minutes(args.time)
+    except ValueError as error:
+        raise cli.UsageError(f"--time: {error}") from error
+    more = [each.lstrip("-").partition("=") for each in args.sbatch]
+    return slurm.Request(
+        limit, args.partition, args.account, args.qos, args.gpus_per_job, args.cpus,
+        args.memory, args.jobs, {key: value or not sign for key, sign, value in more},
+    )  # fmt: skip
+
+
+def _ask_slurm(experiment: Experiment, console: Console, strict: bool = False) -> None:
+    """Brings what Slurm has of the runs up to date.
+
+    Raises:
+        UsageError: If it does not answer where it should, and ``strict``.
+    """
+    if warning := slurm.update(experiment):
+        if strict and slurm.available():  # else the folder may be a copy
+            raise cli.UsageError(f"{warning}; they might be submitted twice")
+        console.print(f"{warning}: states may be old", highlight=False)
+
+
+def _submit(
+    experiment: Experiment,
+    runs: Sequence[PlannedRun],
+    request: slurm.Request,
+    console: Console,
+) -> int:
+    runs = [run for run in runs if run.folder.state != "running"]
+    arrays = slurm.submit(experiment, runs, request)
+    slurm.update(experiment)
+    text = f"{len(runs)} runs submitted"
+    text += f", Slurm jobs {', '.join(arrays)}" if arrays else ""
+    console.print(text, highlight=False)
+    console.print(status.headline(experiment))
+    console.print(f"`status --out {experiment.out}` shows how far they are.")
+    return 0
 
 
 def _ended(experiment: Experiment, console: Console) -> int:
@@ -301,10 +401,16 @@ def _ended(experiment: Experiment, console: Console) -> int:
 def show(args: argparse.Namespace, console: Console) -> int:
     """Shows how far it is."""
     experiment = Experiment.open(args.out, REPO)
+    _ask_slurm(experiment, console)
     if args.watch and console.is_terminal:
         with status.Watch(experiment, console):
-            while set(status.counts(experiment.runs)) & {"running", "waiting"}:
+            for second in itertools.count(1):
+                found = set(status.counts(experiment.runs))
+                if not found & {"running", "waiting", "queued"}:
+                    break
                 time.sleep(1)
+                if second % 20 == 0:  # Slurm serves many
+                    slurm.update(experiment)
     console.print(status.table(experiment, args.all))
     strangers = list(experiment.strangers())
     if strangers:
@@ -314,6 +420,39 @@ def show(args: argparse.Namespace, console: Console) -> int:
             markup=False,
             highlight=False,
         )
+    return 0
+
+
+def commands(args: argparse.Namespace, console: Console) -> int:
+    """Prints what is not finished as command lines, one each, on stdout."""
+    experiment = load(args)
+    experiment.write()
+    runs = [run for run in experiment.runs if not experiment.job(run).is_done()]
+    first, second = single.in_order(experiment, runs)
+    options = ["--gpus-per-job", str(args.gpus_per_job)]
+    options += ["--cpus", str(args.cpus)] if args.cpus else []
+    for run in [*first, *second]:
+        experiment.describe(run)
+        print(single.command_line(experiment, run, options))
+    if first and second:
+        print(
+            f"Lines {len(first) + 1} to {len(runs)} wait for those before them, which "
+            "choose their epochs: let these end first.",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def job(args: argparse.Namespace, console: Console) -> int:
+    """Does one run, in the foreground."""
+    experiment = Experiment.open(args.out, REPO)
+    run = single.find(experiment, args.name)
+    try:
+        share = local.shares(1, None, args.gpus_per_job, args.cpus)[0]
+        single.work(experiment, run, share)
+    except (ValueError, ToolError, BusyError) as error:
+        raise cli.UsageError(str(error)) from error
+    console.print(f"{run.folder.path}: {run.folder.state}", highlight=False)
     return 0
 
 
@@ -329,6 +468,8 @@ DO = {
     "table": table,
     "search": search,
     "measure": measure,
+    "commands": commands,
+    "job": job,
 }
 
 

@@ -136,13 +136,31 @@ class Experiment:
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
         write_json(self.out / RUNS_FILE, dict(runs=runs))
 
-    def record(self, run: PlannedRun) -> None:
-        """Notes in a run's folder what it is, and on what it is started."""
+    def check(self, run: PlannedRun) -> None:
+        """Refuses a run whose config or data changed while it waited in a queue.
+
+        Raises:
+            UsageError: If so; the results would be filed under another run.
+        """
+        _, now = self._identity(run.spec)
+        if now.digest != run.digest:
+            raise UsageError(
+                f"{run.folder.path.name} was planned with another config, package or "
+                f"data: its identity is {now.digest[:8]} now. Call `run --out "
+                f"{self.out}` again"
+            )
+
+    def describe(self, run: PlannedRun) -> None:
+        """Notes in a run's folder what it is."""
         known = dict(spec=run.spec.describe(), digest=run.digest)
         if run.config is not None:
             found = identity(run.config, run.spec.seed)
             known |= dict(data=found.data, config=found.config)
         run.folder.record(known)
+
+    def record(self, run: PlannedRun) -> None:
+        """Notes in a run's folder what it is, and on what it is started."""
+        self.describe(run)
         starts = run.folder.noted.get("starts", [])
         run.folder.note(starts=[*starts, environment(self.repo)])
 

@@ -445,6 +445,10 @@ def spawned(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> Runni
     parent = os.getpid()
 
     def end_with_us() -> None:
+        # A batch system's warning reaches every process of a job; whoever started the
+        # tool decides about it.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         end_with_parent()
         end_unless_alive(parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,19 +13,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ..engine.run_report import PROGRESS_FILE
 from ..evaluation.predictions import Predictions
 from .grid import RunSpec
 
 RUN_FILE, STATE_FILE, LOCK_FILE = "run.json", "state.json", "lock"
+QUEUE_FILE = "queue.json"
 
-STATES = ("waiting", "running", "interrupted", "failed", "finished")
-"""Of a run. Interrupted: it was begun and nobody works on it."""
+STATES = ("waiting", "queued", "running", "interrupted", "failed", "finished")
+"""Of a run. Queued: a batch system has it; as last asked, see :class:`InQueue`.
+Interrupted: it was begun and nobody works on it."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class BusyError(RuntimeError):
     """Another process works on a run."""
+
+
+@dataclass(frozen=True)
+class InQueue:
+    """What a batch system said of a run's job.
+
+    Attributes:
+        job: Its number.
+        running: Whether it has begun; it waits otherwise.
+        reason: Why it waits, in the batch system's words.
+    """
+
+    job: str
+    running: bool
+    reason: str = ""
 
 
 @dataclass
@@ -36,15 +57,21 @@ class RunFolder:
                               of each start revision, versions and machine
     ``state.json``            how far it is
     ``lock``                  held by the process that works on it
+    ``queue.json``            which job of a batch system does it
     ``train.log``             output of ``tools/train.py``, and ``test_*.log``
     ``results_*.json``        metrics by rule and evaluation
     ``predictions_*.npz``     what the model says of every clip, likewise
     ========================= =======================================================
 
     Beside them lies what a training leaves: checkpoints, MMEngine's logs, its config.
+
+    Attributes:
+        path: The folder.
+        in_queue: What a batch system said of it; None unless one was asked and has it.
     """
 
     path: Path
+    in_queue: InQueue | None = None
 
     # ----------------------------------------------------------------- what it is
 
@@ -79,6 +106,9 @@ class RunFolder:
     def state(self) -> str:
         """One of :data:`STATES`."""
         said = self.noted.get("state", "waiting")
+        if self.in_queue:
+            begun = self.in_queue.running and said in ("running", "failed")
+            return said if begun or said == "finished" else "queued"
         if said == "running" and not self.is_held():
             # Between the two looks it may have ended.
             now = self.noted.get("state")
@@ -89,12 +119,9 @@ class RunFolder:
         """Whether a process works on it, on this machine or where flock reaches."""
         try:
             with open(self.path / LOCK_FILE, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not _lock(file, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
-        except BlockingIOError:
-            return True
-        return False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -106,11 +133,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / LOCK_FILE, "ab") as file:
             for attempt in range(5):  # is_held() of others holds it for a moment
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _lock(file, fcntl.LOCK_EX):
                     break
-                except BlockingIOError:
-                    time.sleep(0.1 * attempt)
+                time.sleep(0.1 * attempt)
             else:
                 noted = self.noted
                 raise BusyError(
@@ -119,6 +144,24 @@ class RunFolder:
                 )
             self.note(pid=os.getpid(), host=socket.gethostname())
             yield
+
+    @property
+    def queue(self) -> dict:
+        """The job that does it, its log and when it was submitted; or empty."""
+        return read_json(self.path / QUEUE_FILE) or {}
+
+    def enqueue(self, job: str, log: Path) -> None:
+        """Notes the job of a batch system that does it.
+
+        Not in ``state.json``, which the job itself writes and may have begun to.
+        """
+        known = dict(job=job, log=str(log), submitted=time.time())
+        write_json(self.path / QUEUE_FILE, known)
+
+    def dequeue(self) -> None:
+        """Notes that no job does it any more."""
+        (self.path / QUEUE_FILE).unlink(missing_ok=True)
+        self.in_queue = None
 
     @property
     def progress(self) -> dict:
@@ -149,6 +192,18 @@ class RunFolder:
         return self.noted.get("error", "")
 
 
+def _lock(file: IO, kind: int) -> bool:
+    """Whether it was had; it is where the file system knows no locks (some Lustre)."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
 def _key(rule: str, evaluation: str) -> str:
     return rule if evaluation == "target" else f"{rule}_{evaluation}"
 
@@ -170,7 +225,8 @@ def line_that_matters(log: Path, start: int = 0) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if _SAYS_WHY.search(line)]
+    # srun repeats the exit code of what it started.
+    telling = [x for x in lines if _SAYS_WHY.search(x) and not x.startswith("srun: ")]
     return (telling or lines or [""])[-1]
 
 

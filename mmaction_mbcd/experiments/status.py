@@ -18,6 +18,7 @@ from .experiment import Experiment, PlannedRun
 _COLOURS = {
     "finished": "green",
     "running": "cyan",
+    "queued": "blue",
     "failed": "bold red",
     "interrupted": "yellow",
     "waiting": "dim",
@@ -47,7 +48,13 @@ def seconds_left(run: PlannedRun) -> float | None:
 
 
 def at(run: PlannedRun) -> str:
-    """Where a running one is: ``'train, epoch 3/20'``."""
+    """Where it is: ``'train, epoch 3/20'``, or why it waits in a queue."""
+    job, state = run.folder.in_queue, run.folder.state
+    if job and state == "queued":
+        why = "starting" if job.running else f"waiting: {job.reason or 'no reason yet'}"
+        return f"job {job.job}, {why}"
+    if state == "interrupted" and run.folder.error():
+        return run.folder.error()
     progress, phase = run.folder.progress, run.folder.noted.get("phase", "")
     if progress.get("phase") == "validation":
         return f"{phase}, validating epoch {progress.get('epoch')}"
