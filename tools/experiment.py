@@ -7,6 +7,7 @@ run       trains and tests what is not finished; call it again to go on
 resume    the same, and repeats what failed
 status    how far it is
 table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
+report    all of it as one HTML page: tables, figures, curves, configs, failures
 
 The grid is a YAML file, or flags; docs/experiments.md has its keys.
 """
@@ -30,7 +31,14 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
-from mmaction_mbcd.experiments import local, planning, status, table_text, tables
+from mmaction_mbcd.experiments import (
+    local,
+    planning,
+    report,
+    status,
+    table_text,
+    tables,
+)
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
 from mmaction_mbcd.experiments.job import Share
@@ -113,12 +121,20 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="default: report.html in the folder"
+    )
+
+
 VERBS = {
     "plan": _add_plan,
     "run": _add_run,
     "resume": _add_run,
     "status": _add_status,
     "table": _add_table,
+    "report": _add_report,
     "measure": _add_measure,
 }
 
@@ -225,6 +241,18 @@ def _show_table(records, frame, console: Console) -> None:
         )
 
 
+def write_report(args: argparse.Namespace, console: Console) -> int:
+    """Writes the page."""
+    experiment = Experiment.open(args.out, REPO)
+    path = args.page or args.out / "report.html"
+    total = len(experiment.grid.select) * len(experiment.grid.evaluate)
+    with Meter("reading", "tables", total) as meter:
+        data = report.gather(experiment, args.reference, lambda: meter.add(1))
+    path.write_text(report.render(data), encoding="utf-8")
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def _machine(args: argparse.Namespace) -> list[Share]:
     try:
         return local.shares(args.jobs, args.gpus, args.gpus_per_job)
@@ -282,6 +310,7 @@ DO = {
     "resume": run,
     "status": show,
     "table": table,
+    "report": write_report,
     "measure": measure,
 }
 
