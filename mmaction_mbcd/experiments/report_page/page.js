@@ -166,6 +166,8 @@
   };
   const hush = () => { tip.hidden = true; };
 
+  // Width for a picture; a page that is not shown yet has none.
+  const inner = (figure) => Math.max(220, figure.clientWidth - 28);
   const redrawn = [];
   let width = innerWidth;
   addEventListener("resize", () => {
@@ -215,7 +217,7 @@
     const meanCell = (r) => {
       const text = fixed(r.mean) + (r.std == null ? "" : ` ± ${fixed(r.std)}`);
       const tag = r.best && r.best_supported ? "strong" : r.second && r.second_supported ? "u" : "span";
-      const few = r.seeds < r.wanted ? ` (${r.seeds} of ${r.wanted} seeds)` : "";
+      const few = r.seeds < r.wanted && el("small", { class: "block" }, `${r.seeds} of ${r.wanted} seeds`);
       return el("span", {}, el(tag, {}, text), few);
     };
     const differenceCell = (r) => {
@@ -237,20 +239,20 @@
       const heads = unique(rows.map(heading));
       const keys = unique(rows.map((row) => row.key));
       const blocks = unique(rows.map((row) => row.modalities)).length > 1;
-      const left = blocks ? ["Modalities", "Method"] : ["Method"];
+      const left = blocks ? ["Method", "Modalities"] : ["Method"];
       const cells = new Map(rows.map((row) => [`${row.key}\n${heading(row)}`, row]));
       const title = (name) => (name === "difference" ? `Above ${nameOf.get(state.reference)}` : COLUMNS[name][0]);
       const single = wanted.length === 1;
       const count = (head) => {
         const counts = unique(rows.filter((r) => heading(r) === head && r.N).map((r) => r.N)).sort((a, b) => a - b);
-        return el("small", {}, `N = ${counts.length > 1 ? `${counts[0]} to ${counts.at(-1)}` : counts[0] ?? 0}`);
+        return el("small", { class: "block" }, `N = ${counts.length > 1 ? `${counts[0]} to ${counts.at(-1)}` : counts[0] ?? 0}`);
       };
       const top = el("tr", {},
         left.map((text, i) => el("th", { scope: "col", rowspan: single ? null : 2, "data-column": i }, text)),
         heads.map((head, i) =>
           single
-            ? el("th", { scope: "col", class: "number", "data-column": left.length + i }, head, el("br"), count(head))
-            : el("th", { scope: "colgroup", class: "band start", colspan: wanted.length }, head, " ", count(head))));
+            ? el("th", { scope: "col", class: "number", "data-column": left.length + i }, head, count(head))
+            : el("th", { scope: "colgroup", class: "band start", colspan: wanted.length }, head, count(head))));
       const below = single ? null : el("tr", {}, heads.flatMap((_, i) => wanted.map((name, k) =>
         el("th", {
           scope: "col", class: `number${k ? "" : " start"}`, "data-column": left.length + i * wanted.length + k,
@@ -258,8 +260,8 @@
       const body = el("tbody", {}, keys.map((key) => {
         const any = rows.find((row) => row.key === key);
         return el("tr", { "data-key": key, "data-method": any.method, class: any.method === state.reference ? "reference-row" : null },
+          el("th", { scope: "row" }, any.name, against && any.method === state.reference && el("small", { class: "block" }, "reference")),
           blocks && el("td", {}, any.modalities),
-          el("th", { scope: "row" }, any.name, against && any.method === state.reference && el("small", {}, " reference")),
           heads.flatMap((head) => wanted.map((name, k) => {
             const row = cells.get(`${key}\n${head}`) ?? { mean: null };
             const by = COLUMNS[name][2](row);
@@ -268,9 +270,7 @@
             }, COLUMNS[name][1](row) ?? "–");
           })));
       }));
-      const shown = el("table", { class: "results-table" },
-        el("caption", {}, el("b", {}, `${state.dataset}${isOracle() ? " (oracle)" : ""}, ${headName(found.head)}. `), found.caption,
-          against && ` Above ${nameOf.get(state.reference)}: percentage points on the same clips; * where Holm's p over the methods of the column is below .05.`),
+      const shown = el("table", { class: "results-table", "aria-describedby": "results-caption" },
         el("thead", {}, top, below), body);
       sortable(shown, () => {
         state.order = [...body.rows].map((row) => row.dataset.key);
@@ -283,6 +283,9 @@
       body.addEventListener("pointerleave", hush);
       tableHome.replaceChildren(
         el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results" }, shown),
+        el("p", { class: "caption", id: "results-caption" },
+          el("b", {}, `${state.dataset}${isOracle() ? " (oracle)" : ""}, ${headName(found.head)}. `), found.caption,
+          against && ` Above ${nameOf.get(state.reference)}: percentage points on the same clips; * where Holm's p over the methods of the column is below .05.`),
         ...notes(found),
         el("p", {}, el("button", {
           type: "button", class: "plain", onclick: () => save(
@@ -317,12 +320,12 @@
           difference ? "difference" : "mean", (value) => { state.figure = value; drawForest(rows, against); })),
         panels,
         el("p", { class: "note" }, `Points with 95 % intervals, ${what}; rows as the table is sorted. Intervals of two methods may overlap although their paired difference is clear: the table's p is the test.`));
-      for (const head of heads) {
+      const homes = heads.map((head) => el("figure", { class: "panel" }, el("figcaption", {}, head)));
+      panels.append(...homes); // all, before widths are asked for
+      heads.forEach((head, i) => {
         const own = order.map((key) => rows.find((row) => row.key === key && heading(row) === head)).filter(Boolean);
-        const figure = el("figure", { class: "panel" }, el("figcaption", {}, head));
-        panels.append(figure);
-        figure.append(forest(own, part, domain, figure.clientWidth - 26, difference, rows));
-      }
+        homes[i].append(forest(own, part, domain, inner(homes[i]), difference, rows));
+      });
     };
     const forest = (own, part, domain, size, difference, rows) => {
       const blocks = unique(rows.map((row) => row.modalities)).length > 1;
@@ -331,7 +334,7 @@
       const [x0, x1, bottom] = [label, size - 48, own.length * step + 6];
       const x = scale(...domain, x0, x1);
       const picture = svg("svg", { width: size, height: bottom + 24, role: "img", "aria-label": `Intervals of ${own.length} methods, ${heading(own[0])}; the table has the numbers` });
-      for (const tick of ticks(...domain, Math.max(2, (x1 - x0) / 60))) {
+      for (const tick of ticks(...domain, Math.max(2, (x1 - x0) / 42))) {
         picture.append(
           svg("line", { class: "axis", x1: x(tick), x2: x(tick), y1: 0, y2: bottom }),
           svg("text", { x: x(tick), y: bottom + 16, "text-anchor": "middle" }, String(+tick.toFixed(6))));
@@ -435,7 +438,7 @@
     };
     const matrix = (each) => {
       if (!each.matrix) return el("p", { class: "note" }, `${each.classes.length} classes are too many for a matrix of confusions.`);
-      const table = el("table", { class: "confusion" },
+      const table = el("table", { class: "confusion", style: `--count: ${each.classes.length}` },
         el("caption", {}, `Confusions of ${nameOf.get(each.method)}: of the clips of each row's class, percent that went to each column's.`),
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Class ↓ taken for →"),
           each.classes.map((name) => el("th", { scope: "col", class: "number" }, name)))),
@@ -504,7 +507,7 @@
       const x = from === to ? () => (x0 + x1) / 2 : scale(from, to, x0 + 6, x1);
       const y = scale(...domain, y0, y1);
       const picture = svg("svg", { width: size, height: 292, role: "img", "aria-label": `${group}: accuracy on the ${ROLES[role]}, over epochs, ${own.length} lines` });
-      for (const tick of ticks(...domain, 5)) {
+      for (const tick of ticks(...domain, 6)) {
         picture.append(svg("line", { class: "axis", x1: x0, x2: x1, y1: y(tick), y2: y(tick) }),
           svg("text", { x: x0 - 6, y: y(tick) + 4, "text-anchor": "end" }, String(+tick.toFixed(6))));
       }
@@ -557,7 +560,7 @@
           pair.append(figure);
           return figure;
         });
-        shown.forEach(([role, own], i) => homes[i].append(panel(group, role, own.filter((line) => line.points.length), homes[i].clientWidth - 26, [Math.max(0, low - pad), Math.min(100, high + pad)])));
+        shown.forEach(([role, own], i) => homes[i].append(panel(group, role, own.filter((line) => line.points.length), inner(homes[i]), [Math.max(0, low - pad), Math.min(100, high + pad)])));
       }
       if (!figures.children.length) figures.append(el("p", { class: "problem" }, "Nothing is chosen that has a curve."));
     };
