@@ -42,6 +42,7 @@ _ROW = (
     "wanted", "mean", "std", "low", "high", "covers", "epochs", "best", "second",
     "best_supported", "second_supported", "p_next",
 )  # fmt: skip
+_MAY_LACK = ("mean", "std", "low", "high", "p_next")
 _DIFFERENCE = ("difference", "difference_low", "difference_high", "p_holm", "mcnemar")
 _MOST_CLASSES = 40  # of a confusion matrix that can be read
 _LOG_LINES = 12  # of a failed run
@@ -226,6 +227,7 @@ def _compared(found: Sequence[Mapping]) -> Iterator[str]:
 def _frame(table: Mapping) -> pd.DataFrame:
     """The rows of a table, as :func:`.tables.summarise` had them."""
     frame = pd.DataFrame(table["rows"], columns=table["columns"])
+    frame = frame.astype(dict.fromkeys(_MAY_LACK, float))  # NaN again where it was
     return frame.assign(rule=table["rule"], evaluation=table["evaluation"])
 
 

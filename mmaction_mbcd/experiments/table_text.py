@@ -126,8 +126,8 @@ def _covers(frame: pd.DataFrame) -> str:
     if set(frame["covers"]) - {""} == {"clips and seeds"}:
         return "for the choice of clips and of seeds together"
     return (
-        "for the choice of clips alone where there is one seed (other seeds would differ "
-        "more)"
+        "for the choice of clips alone where there is one seed (other seeds would "
+        "differ more)"
     )
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tests_support import ROOT
 
 from mmaction_mbcd.evaluation.predictions import Predictions
 from mmaction_mbcd.experiments.experiment import Experiment, PlannedRun
 from mmaction_mbcd.experiments.grid import RunSpec
 from mmaction_mbcd.experiments.run_folder import write_json
+from tests_support import ROOT
 
 START = dict(
     revision="0123456789ab",
@@ -192,9 +192,9 @@ class FakeGrid:
             skill = self.methods[run.spec.method] - 0.06 * i
             right = hard + random.normal(0, 0.25, self.clips) < skill
             other = (labels + random.integers(1, count, self.clips)) % count
-            logits[head] = 3 * np.eye(count, dtype=np.float32)[
-                np.where(right, labels, other)
-            ]
+            logits[head] = (
+                3 * np.eye(count, dtype=np.float32)[np.where(right, labels, other)]
+            )
         sources = [d for d in self.domains if d != target]
         inside = evaluation == "in_domain"
         domains = np.resize(sources, self.clips) if inside else [target] * self.clips

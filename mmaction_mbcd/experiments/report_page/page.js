@@ -185,7 +185,7 @@
     const first = data.tables[0];
     const state = {
       rule: first.rule, evaluation: first.evaluation, head: "", dataset: null,
-      reference: data.reference, columns: new Set(["difference"]), figure: "mean", order: null,
+      reference: data.reference, columns: new Set(["interval", "difference"]), figure: "mean", order: null,
     };
     const table = () =>
       data.tables.find((each) => ["rule", "evaluation", "head"].every((key) => each[key] === state[key]))
@@ -334,7 +334,7 @@
       const [x0, x1, bottom] = [label, size - 48, own.length * step + 6];
       const x = scale(...domain, x0, x1);
       const picture = svg("svg", { width: size, height: bottom + 24, role: "img", "aria-label": `Intervals of ${own.length} methods, ${heading(own[0])}; the table has the numbers` });
-      for (const tick of ticks(...domain, Math.max(2, (x1 - x0) / 42))) {
+      for (const tick of ticks(...domain, Math.max(2, (x1 - x0) / 30))) {
         picture.append(
           svg("line", { class: "axis", x1: x(tick), x2: x(tick), y1: 0, y2: bottom }),
           svg("text", { x: x(tick), y: bottom + 16, "text-anchor": "middle" }, String(+tick.toFixed(6))));
