@@ -7,6 +7,7 @@ run       trains and tests what is not finished; call it again to go on
 resume    the same, and repeats what failed
 status    how far it is
 table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
+report    all of it as one HTML page: tables, figures, curves, configs, failures
 search    what a search of hyper-parameters chose, and the grid that trains it
 commands  the runs as command lines, for any other queue
 job       does one run here: what those command lines call
@@ -36,6 +37,7 @@ from mmaction_mbcd import cli, scripts
 from mmaction_mbcd.experiments import (
     local,
     planning,
+    report,
     search_text,
     single,
     slurm,
@@ -171,6 +173,13 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="default: report.html in the folder"
+    )
+
+
 VERBS = {
     "plan": _add_plan,
     "run": _add_run,
@@ -180,6 +189,7 @@ VERBS = {
     "job": _add_job,
     "table": _add_table,
     "search": _add_search,
+    "report": _add_report,
     "measure": _add_measure,
 }
 
@@ -303,6 +313,18 @@ def _show_table(records, frame, console: Console) -> None:
         console.print(
             f"   {len(records.missing)} runs are missing, such as {records.missing[0]}"
         )
+
+
+def write_report(args: argparse.Namespace, console: Console) -> int:
+    """Writes the page."""
+    experiment = Experiment.open(args.out, REPO)
+    path = args.page or args.out / "report.html"
+    total = len(experiment.grid.select) * len(experiment.grid.evaluate)
+    with Meter("reading", "tables", total) as meter:
+        data = report.gather(experiment, args.reference, lambda: meter.add(1))
+    path.write_text(report.render(data), encoding="utf-8")
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return 0
 
 
 def _machine(args: argparse.Namespace) -> list[Share]:
@@ -467,6 +489,7 @@ DO = {
     "status": show,
     "table": table,
     "search": search,
+    "report": write_report,
     "measure": measure,
     "commands": commands,
     "job": job,

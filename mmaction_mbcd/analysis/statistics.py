@@ -55,7 +55,6 @@ from scipy.optimize import brentq
 from scipy.signal import fftconvolve
 from scipy.special import ndtri, stdtrit
 from scipy.stats import binom, binomtest
-from statsmodels.stats.multitest import multipletests
 
 
 def accuracy_interval(
@@ -278,8 +277,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     known = {name: p for name, p in p_values.items() if not np.isnan(p)}
     if not known:
         return dict(p_values)
-    adjusted = multipletests(list(known.values()), method="holm")[1].tolist()
-    return dict(p_values) | dict(zip(known, adjusted, strict=True))
+    # p_(i) (m - i), i from 0, never below the one before. statsmodels' multipletests
+    # says the same, but collects garbage first: 0.4 s a call beside torch's objects.
+    ranked = sorted(known, key=known.__getitem__)
+    steps = [known[name] * (len(ranked) - i) for i, name in enumerate(ranked)]
+    adjusted = np.maximum.accumulate(steps).clip(max=1).tolist()
+    return dict(p_values) | dict(zip(ranked, adjusted, strict=True))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..analysis.statistics import (
 from ..errors import UsageError
 from ..evaluation.predictions import Predictions
 from .experiment import Experiment, PlannedRun
+from .run_folder import RunFolder
 
 AVERAGE = "average"
 """The target that stands for the mean over all targets."""
@@ -95,6 +96,7 @@ def read_records(
     rule: str = "source",
     evaluation: str = "target",
     head: str = "",
+    read: Callable[[RunFolder, str, str], Predictions | None] = RunFolder.predictions,
 ) -> Records:
     """Reads the predictions of every run.
 
@@ -103,6 +105,7 @@ def read_records(
         rule: One that the grid selects by.
         evaluation: On which clips.
         head: ``''`` for the fused head, a modality, ``'student'``.
+        read: Predictions of a folder by rule and evaluation; None if there are none.
 
     Raises:
         UsageError: If the grid has no such rule or evaluation, or no run is finished.
@@ -121,14 +124,14 @@ def read_records(
     found: dict[tuple[Block, str, Place], list[tuple[PlannedRun, Predictions]]] = {}
     runs = [r for r in experiment.runs if r.spec.purpose == "grid"]
     for run in runs:
-        said = run.folder.predictions(rule, evaluation)
+        said = read(run.folder, rule, evaluation)
         if said is None:
             records.missing.append(_in_words(run))
             continue
         if head and head not in said.logits:
             continue  # a method without that head
-        for place, part in _by_place(run, said, evaluation):
-            key = (_block(said, run), run.spec.name, place)
+        for place, part in by_place(run, said, evaluation):
+            key = (block_of(said, run), run.spec.name, place)
             found.setdefault(key, []).append((run, part))
         records.names.setdefault(run.spec.name, _name(said, run))
     if not found:
@@ -141,7 +144,7 @@ def read_records(
         what = f"{method}, {place.sources} to {place.target}"
         cell = _cell(parts, head, len(experiment.grid.seeds), what)
         records.cells.setdefault(block, {}).setdefault(method, {})[place] = cell
-    records.notes += _notes(experiment, [run for run in runs if run.folder.known])
+    records.notes += mixtures([run for run in runs if run.folder.known])
     records.notes += _skipped(records)
     return records
 
@@ -153,7 +156,8 @@ def _in_words(run: PlannedRun) -> str:
     return f"{text} ({run.folder.state})"
 
 
-def _block(said: Predictions, run: PlannedRun) -> Block:
+def block_of(said: Predictions, run: PlannedRun) -> Block:
+    """The block whose rows a run's predictions belong to."""
     experiment = said.facts.get("experiment") or {}
     modalities = experiment.get("modalities") or said.modalities
     return run.spec.dataset, " ".join(modalities)
@@ -164,7 +168,7 @@ def _name(said: Predictions, run: PlannedRun) -> str:
     return f"{name} ({run.spec.variant})" if run.spec.variant else name
 
 
-def _by_place(
+def by_place(
     run: PlannedRun, said: Predictions, evaluation: str
 ) -> Iterator[tuple[Place, Predictions]]:
     """The predictions by target; in domain they are of the sources, all together."""
@@ -219,8 +223,8 @@ def _skipped(records: Records) -> Iterator[str]:
         )
 
 
-def _notes(experiment: Experiment, runs: Sequence[PlannedRun]) -> Iterator[str]:
-    """Mixtures of code, versions, machines or data."""
+def mixtures(runs: Sequence[PlannedRun]) -> Iterator[str]:
+    """Of which revisions, versions and machines runs are, where there are several."""
     starts = [start for run in runs for start in run.folder.noted.get("starts", [])]
     for name, title in (("revision", "revisions of the code"), ("gpu", "GPUs"),
                         ("processor", "processors")):  # fmt: skip
