@@ -110,8 +110,17 @@ def gather(
             other than the fused one are compared with; the grid's if None, or else the
             first that has results.
         advance: Called behind each rule and evaluation.
+
+    Raises:
+        UsageError: If the grid has no such reference.
     """
     grid = experiment.grid
+    methods = list(dict.fromkeys(run.spec.name for run in experiment.runs))
+    if reference is not None and reference not in methods:
+        raise UsageError(
+            f"the reference {reference!r} is no method of the grid; there are "
+            f"{', '.join(methods)}"
+        )
     seen = [_Seen.of(run, grid.select) for run in experiment.runs]
     found, classes, damaged = [], [], []
     for evaluation, rule in product(grid.evaluate, grid.select):
@@ -134,7 +143,12 @@ def gather(
         evaluations=[dict(key=e, name=_EVALUATION_NAMES[e]) for e in grid.evaluate],
         reference=reference or grid.reference or next(_compared(found), None),
         counts={s: n for s in STATES if (n := Counter(x.state for x in seen)[s])},
-        warnings=[*_warnings(seen), *_damage(damaged), *_strangers(experiment)],
+        warnings=[
+            *_leaks(grid.select),
+            *_warnings(seen),
+            *_damage(damaged),
+            *_strangers(experiment),
+        ],
         findings=list(_findings(found)),
         tables=found,
         classes=classes,
@@ -208,7 +222,7 @@ def _table(records: tables.Records, reference: str | None) -> dict:
             compared[method] = own.to_numpy().tolist()
     return dict(
         problem="",
-        caption=table_text.caption(frame),
+        caption=table_text.caption(frame, intervals=False),
         columns=list(_ROW),
         rows=frame.reindex(columns=_ROW).astype(object).to_numpy().tolist(),
         differences=compared,
@@ -437,10 +451,13 @@ def _costs(seen: Sequence[_Seen], names: Mapping[str, str]) -> list[dict]:
 def _configs(seen: Sequence[_Seen], names: Mapping[str, str]) -> Iterator[dict]:
     """The methods' settings, by dataset and chosen modalities."""
     groups: dict[tuple[str, str], dict[str, list[dict]]] = {}
+    overrides: dict[tuple[str, str], dict[tuple[str, ...], dict[str, None]]] = {}
     for each in seen:
         config = each.known.get("config")
         if isinstance(config, dict) and each.spec.purpose == "grid":
             key = each.spec.dataset, " ".join(each.spec.modalities)
+            same = overrides.setdefault(key, {}).setdefault(each.spec.settings, {})
+            same[names[each.spec.name]] = None
             own = groups.setdefault(key, {}).setdefault(names[each.spec.name], [])
             own.append(config)
     for (dataset, modalities), configs in groups.items():
@@ -449,6 +466,11 @@ def _configs(seen: Sequence[_Seen], names: Mapping[str, str]) -> Iterator[dict]:
             dataset=dataset,
             modalities=modalities,
             methods=found.methods,
+            overrides=[
+                dict(methods=list(methods), settings=settings)
+                for settings, methods in overrides[dataset, modalities].items()
+                if settings
+            ],
             common=found.common,
             differing=found.differing,
             by_run=found.by_run,
@@ -484,6 +506,15 @@ def _clips(seen: Sequence[_Seen]) -> list[dict]:
     ]
 
 
+def _leaks(rules: Sequence[str]) -> Iterator[str]:
+    for rule in rules:
+        if rule in LEAKING:
+            yield (
+                f"The rule {rule} chooses checkpoints by the target's own labels: it "
+                "shows a bound, and compares with no method that has not seen them."
+            )
+
+
 def _warnings(seen: Sequence[_Seen]) -> Iterator[str]:
     """Mixtures that a reader must know of."""
     yield from tables.mixtures([s.run for s in seen if s.known])
@@ -511,10 +542,10 @@ def _damage(damaged: Sequence[str]) -> Iterator[str]:
 
 
 def _strangers(experiment: Experiment) -> Iterator[str]:
-    if count := len(list(experiment.strangers())):
+    if strangers := list(experiment.strangers()):
         yield (
-            f"{count} folders of runs are not of this grid (an earlier config's, "
-            "perhaps) and not on this page."
+            f"Not of this grid (an earlier config's, perhaps), and not on this page: "
+            f"{len(strangers)} of the folders in runs, such as {strangers[0].name}."
         )
 
 
@@ -601,4 +632,5 @@ def _static_tables(data: Mapping) -> Iterator[dict]:
             yield dict(table, title="", layout=None)
             continue
         for layout in table_text.Layout.of(_frame(table)):
-            yield dict(table, title=layout.title, layout=layout)
+            text = table_text.caption(layout.frame)
+            yield dict(table, title=layout.title, layout=layout, caption=text)

@@ -83,6 +83,7 @@ class FakeGrid:
                 config=f"configs/mbcd/{self.dataset}/{method}.py",
                 seed=seed,
                 target=(target,),
+                settings=("lr=0.01",),
             )
             for target in self.targets or self.domains
             for method in self.methods

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.grids import START, FakeGrid
+from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.experiments import report, tables
 
 CHROMIUM = shutil.which("chromium")
@@ -124,6 +125,16 @@ def test_curves_are_the_logged_ones_in_percent(finished, data):
     )
 
 
+def test_the_oracle_is_said_on_top(data):
+    assert "rule oracle chooses checkpoints by the target's own" in data["warnings"][0]
+    assert "(oracle)" in report.render(data)
+
+
+def test_a_reference_that_is_no_method(finished):
+    with pytest.raises(UsageError, match="'emr' is no method of the grid; .* erm, mb"):
+        report.gather(finished, "emr")
+
+
 def test_time_by_method(data):
     erm, mbcd = data["costs"]
     assert (erm["name"], erm["runs"], erm["train"], erm["test"]) == ("ERM", 4, 10, 0.5)
@@ -137,6 +148,7 @@ def test_configs_differ_in_what_they_differ(data):
     assert configs["differing"]["model.objectives.0.type"] == [
         '"ErmLoss"', '"MbcdLoss"',
     ]  # fmt: skip
+    assert configs["overrides"] == [dict(methods=["ERM", "MBCD"], settings=["lr=0.01"])]
     assert configs["common"]["optim_wrapper.optimizer.lr"] == "0.01"
     target = configs["by_run"]["test_dataloader.dataset.target"]
     assert target == ['"street"', '"studio"']
@@ -161,7 +173,7 @@ def test_mixtures_are_said_on_top(tmp_path):
     said = "\n".join(data["warnings"])
     assert "several revisions of the code: 0123456789ab, ffff+" in said
     assert "several versions of torch: 2.8.0, 2.9.0" in said
-    assert "not committed" in said and "1 folders of runs are not of this grid" in said
+    assert "not committed" in said and "Not of this grid" in said
     assert [each["runs"] for each in data["environments"]] == [3, 1]
     assert "several versions of torch" in report.render(data)
 

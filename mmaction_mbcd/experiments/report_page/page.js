@@ -149,7 +149,7 @@
   const ticks = (low, high, count) => {
     const raw = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(raw));
-    const step = power * [1, 2, 5, 10].find((each) => each * power >= raw);
+    const step = power * [1, 2, 5, 10].find((each) => each * power >= 0.8 * raw);
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9; i++) found.push(i * step);
     return found;
@@ -185,7 +185,7 @@
     const first = data.tables[0];
     const state = {
       rule: first.rule, evaluation: first.evaluation, head: "", dataset: null,
-      reference: data.reference, columns: new Set(["interval", "difference"]), figure: "mean", order: null,
+      reference: data.reference, columns: new Set(["difference"]), figure: "mean", order: null,
     };
     const table = () =>
       data.tables.find((each) => ["rule", "evaluation", "head"].every((key) => each[key] === state[key]))
@@ -285,6 +285,7 @@
         el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Results" }, shown),
         el("p", { class: "caption", id: "results-caption" },
           el("b", {}, `${state.dataset}${isOracle() ? " (oracle)" : ""}, ${headName(found.head)}. `), found.caption,
+          ` 95 % intervals: in a column of their own and in the figure; over ${unique(rows.map((r) => r.covers).filter(Boolean)).join(" or ")}.`,
           against && ` Above ${nameOf.get(state.reference)}: percentage points on the same clips; * where Holm's p over the methods of the column is below .05.`),
         ...notes(found),
         el("p", {}, el("button", {
@@ -299,7 +300,7 @@
     const notes = (found) => [
       ...found.notes.map((note) => el("p", { class: "note" }, note)),
       found.missing.length ? el("details", {},
-        el("summary", {}, `${found.missing.length} runs are missing from this table`),
+        el("summary", {}, `Missing from this table: ${found.missing.length} of the runs`),
         el("ul", {}, found.missing.map((each) => el("li", {}, each)))) : null,
     ].filter(Boolean);
 
