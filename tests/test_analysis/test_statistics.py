@@ -250,6 +250,7 @@ def test_holm_worked_by_hand():
     expected = dict(a=0.04, b=0.09, c=0.09, d=float("nan"), e=0.5)
     assert adjusted == pytest.approx(expected, nan_ok=True)
     assert list(adjusted) == list("abcde") and holm({}) == {}
+    assert holm(dict(a=0.7, b=0.6)) == dict(a=1.0, b=1.0)
 
 
 # "same" and "fair" are equally good.

@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.grids import START, FakeGrid
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.experiments import report, tables
+from tests_support import load_tool
 
 CHROMIUM = shutil.which("chromium")
 
@@ -277,6 +279,13 @@ def test_names_are_text(evil, data):
     assert any(EVIL in text for text in found.text["th"])
 
 
+def test_the_verb_writes_the_page(finished, capsys):
+    assert load_tool("experiment").main(["report", "--out", str(finished.out)]) == 0
+    path = finished.out / "report.html"
+    assert str(path) in capsys.readouterr().out
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 def test_nothing_is_loaded(data):
     page = Page(report.render(data))
     addresses = [v for k, v in page.attributes if k in ("src", "href", "action")]
@@ -377,6 +386,19 @@ def test_tables_sort_and_rules_switch(browser, written, data):
     head.locator("button").press("Enter")
     assert head.get_attribute("aria-sort") == "ascending"
     assert visit.column(0)[0].startswith("ERM")
+
+    first = visit.page.locator("#results-app tbody td").first
+    first.hover()
+    tip = visit.page.locator("#tip").inner_text()
+    row = frame.iloc[0]
+    assert f"[{row['low']:.1f}, {row['high']:.1f}], 95 % over clips and seeds" in tip
+    visit.box("Columns", "interval").check()
+    assert visit.column(2)[0] == f"[{row['low']:.1f}, {row['high']:.1f}]"
+    with visit.page.expect_download() as download:
+        visit.page.get_by_role("button", name="Save this table as CSV").click()
+    saved = pd.read_csv(download.value.path())
+    np.testing.assert_allclose(saved["mean"], frame["mean"], rtol=1e-5)
+    assert saved["difference"].notna().sum() == 3  # of mbcd, two targets, average
 
     visit.choice("Checkpoint chosen by").select_option("oracle")
     shown = report._frame(table_of(data, "oracle")).iloc[0]

@@ -331,7 +331,7 @@
     const forest = (own, part, domain, size, difference, rows) => {
       const blocks = unique(rows.map((row) => row.modalities)).length > 1;
       const step = blocks ? 34 : 25;
-      const label = Math.min(0.36 * size, 24 + 7 * Math.max(...own.map((r) => Math.max(r.name.length, blocks ? r.modalities.length * 0.9 : 0))));
+      const label = Math.min(0.38 * size, 24 + 7 * Math.max(...own.map((r) => Math.max(r.name.length, blocks ? r.modalities.length * 0.9 : 0))));
       const [x0, x1, bottom] = [label, size - 48, own.length * step + 6];
       const x = scale(...domain, x0, x1);
       const picture = svg("svg", { width: size, height: bottom + 24, role: "img", "aria-label": `Intervals of ${own.length} methods, ${heading(own[0])}; the table has the numbers` });
@@ -340,7 +340,8 @@
           svg("line", { class: "axis", x1: x(tick), x2: x(tick), y1: 0, y2: bottom }),
           svg("text", { x: x(tick), y: bottom + 16, "text-anchor": "middle" }, String(+tick.toFixed(6))));
       }
-      const base = difference ? 0 : own.find((row) => row.method === state.reference)?.mean;
+      const reference = blocks ? null : own.find((row) => row.method === state.reference);
+      const base = difference ? 0 : reference?.mean;
       if (base != null) picture.append(svg("line", { class: "zero", x1: x(base), x2: x(base), y1: 0, y2: bottom }));
       own.forEach((row, i) => {
         const y = i * step + step / 2 + 3;
