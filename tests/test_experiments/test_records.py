@@ -1,0 +1,132 @@
+"""From the folders of runs to the rows of a table, and to its files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.grids import FakeGrid
+from mmaction_mbcd.errors import UsageError
+from mmaction_mbcd.evaluation import Predictions
+from mmaction_mbcd.experiments.tables import Place, read_records, summarise
+from tests_support import load_tool
+
+tool = load_tool("experiment")
+
+
+def test_cells_are_what_the_files_say(tmp_path):
+    experiment = FakeGrid(tmp_path, seeds=(0, 1, 2)).finished()
+    records = read_records(experiment)
+    ((block, methods),) = records.cells.items()
+    assert block == ("synth_action", "video audio")
+    assert list(methods) == ["erm", "mbcd"]
+    assert (records.missing, records.notes) == ([], [])
+    for method, places in methods.items():
+        assert {p.target for p in places} == {"studio", "street"}
+        for place, cell in places.items():
+            assert cell.seeds == [0, 1, 2] and cell.wanted == 3
+            for run in experiment.runs:
+                if (run.spec.method, run.spec.target) == (method, (place.target,)):
+                    said = Predictions.load(run.folder.predictions_file("source"))
+                    own = cell.correct[cell.seeds.index(run.spec.seed)]
+                    assert own.sum() == (said.predicted() == said.labels).sum()
+
+
+def test_runs_that_are_not_there_are_named(tmp_path):
+    grid = FakeGrid(tmp_path)
+    experiment = grid.plan()
+    for run in experiment.runs[1:]:
+        grid.finish(run)
+    grid.fail(experiment.runs[0], "train: out of memory")
+    records = read_records(experiment)
+    assert len(records.missing) == 1
+    assert records.missing[0] == "synth_action erm to-studio, seed 0 (failed)"
+    frame = summarise(records)
+    cell = frame[(frame.method == "erm") & (frame.target == "studio")].iloc[0]
+    assert (cell["seeds"], cell["wanted"]) == (1, 2)
+
+
+def test_nothing_is_there_yet(tmp_path):
+    with pytest.raises(UsageError, match="no run of .* has predictions by rule"):
+        read_records(FakeGrid(tmp_path).plan())
+
+
+def test_a_rule_that_the_grid_has_not(tmp_path):
+    experiment = FakeGrid(tmp_path).finished()
+    with pytest.raises(UsageError, match="no rule 'oracle'; it has source, last"):
+        read_records(experiment, "oracle")
+    with pytest.raises(UsageError, match="no evaluation 'in_domain'; it has target"):
+        read_records(experiment, "source", "in_domain")
+
+
+def test_a_mixture_is_said(tmp_path):
+    grid = FakeGrid(tmp_path)
+    experiment = grid.plan()
+    for i, run in enumerate(experiment.runs):
+        versions = dict(torch="2.9.0" if i else "2.8.0")
+        grid.finish(run, revision="aaaa" if i % 2 else "bbbb", versions=versions)
+    notes = " ".join(read_records(experiment).notes)
+    assert "several revisions of the code: aaaa, bbbb" in notes
+    assert "several versions of torch: 2.8.0, 2.9.0" in notes
+
+
+def test_seeds_that_saw_other_clips_are_no_cell(tmp_path):
+    experiment = FakeGrid(tmp_path).finished()
+    path = experiment.runs[1].folder.predictions_file("source")
+    said = Predictions.load(path)
+    said.select(np.arange(len(said) - 1)).save(path)
+    with pytest.raises(ValueError, match="seed 1 was tested on other clips .N = 29."):
+        read_records(experiment)
+
+
+def test_a_clip_that_one_seed_could_not_read_counts_for_none(tmp_path):
+    experiment = FakeGrid(tmp_path).finished()
+    path = experiment.runs[0].folder.predictions_file("source")
+    said = Predictions.load(path)
+    said.skipped[3], said.labels[3] = True, -1
+    for logits in said.logits.values():
+        logits[3] = np.nan
+    said.save(path)
+    records = read_records(experiment)
+    spec = experiment.runs[0].spec
+    cells = next(iter(records.cells.values()))[spec.method]
+    cell = next(c for p, c in cells.items() if p.target == spec.target[0])
+    assert cell.correct.shape == (2, 29) and cell.skipped == 1
+    assert "Up to 1 test clips of a cell could not be read" in " ".join(records.notes)
+
+
+def test_heads_that_a_method_lacks_are_left_out(tmp_path):
+    experiment = FakeGrid(tmp_path, student=("mbcd",)).finished()
+    methods = next(iter(read_records(experiment, head="student").cells.values()))
+    assert list(methods) == ["mbcd"]
+    with pytest.raises(UsageError, match="and head 'smell'"):
+        read_records(experiment, head="smell")
+
+
+def test_in_domain_is_of_the_sources_together(tmp_path):
+    grid = FakeGrid(tmp_path, evaluate=("target", "in_domain"))
+    records = read_records(grid.finished(), evaluation="in_domain")
+    methods = next(iter(records.cells.values()))
+    assert set(methods["erm"]) == {Place("street", "studio"), Place("studio", "street")}
+
+
+def test_the_verb_writes_files_and_shows_the_first(tmp_path, capsys):
+    FakeGrid(tmp_path, reference="erm").finished()
+    assert tool.main(["table", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "ERM" in shown and "above ERM" in shown
+    files = {path.name for path in (tmp_path / "tables").iterdir()}
+    stems = ("target_source", "target_last")
+    assert files == {f"{s}{x}" for s in stems for x in (".md", ".tex", ".csv")}
+    frame = pd.read_csv(tmp_path / "tables" / "target_source.csv")
+    direct = summarise(read_records(tool.Experiment.open(tmp_path, tool.REPO)), "erm")
+    np.testing.assert_allclose(frame["mean"], direct["mean"])
+    np.testing.assert_allclose(frame["p_holm"], direct["p_holm"])
+    assert (frame["rule"] == "source").all()
+
+
+def test_the_verb_without_results(tmp_path, capsys):
+    FakeGrid(tmp_path).plan()
+    with pytest.raises(SystemExit) as error:
+        tool.main(["table", "--out", str(tmp_path)])
+    assert error.value.code == 2
+    assert "run it first" in capsys.readouterr().err
