@@ -59,7 +59,7 @@ class Share:
 
     Attributes:
         threads: OpenMP threads of each of its processes; the environment's if None.
-        workers: Data workers of each loader at most; the config's if None.
+        workers: Data workers of each loader; the config's if None.
         devices: GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; the environment's if
             None.
         processes: Processes that train together, one per GPU.

@@ -13,6 +13,9 @@ from .experiment import Experiment, PlannedRun
 from .job import Launch, Share, Stopped, ToolError, forked
 from .run_folder import BusyError
 
+MOST_WORKERS = 16
+"""Data workers of a loader: each has a copy of the dataset, and seconds to start."""
+
 Report = Callable[[PlannedRun, str, str], object]
 """Called with a run, what became of it (``'started'``, ``'finished'``, ``'failed'``,
 ``'busy'``, ``'interrupted'``) and the line that matters."""
@@ -59,7 +62,7 @@ def shares(
     decided = _threads_of_the_user()
     threads = decided or (1 if groups else max(1, own // 2))
     # Data read by the training itself keep a GPU waiting.
-    workers = max(1 if groups else 0, own - threads)
+    workers = min(MOST_WORKERS, max(1 if groups else 0, own - threads))
     return [
         Share(
             threads=None if decided else threads,

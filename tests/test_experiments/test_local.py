@@ -56,6 +56,7 @@ def test_shares_of_cores(asked, count, threads, workers):
     ("asked", "devices", "threads", "workers"),
     [
         (dict(cores=8, gpus=["0"]), [("0",)], 1, 7),
+        (dict(cores=64, gpus=["0"]), [("0",)], 1, 16),
         (dict(cores=8, gpus=["0", "1"]), [("0",), ("1",)], 1, 3),
         (dict(cores=8, gpus="0123"), [("0",), ("1",), ("2",), ("3",)], 1, 1),
         # A job of two processes, each with half of the job's cores.
