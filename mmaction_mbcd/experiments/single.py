@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 
 from ..cli.settings_checks import nearest
@@ -33,7 +34,11 @@ def find(experiment: Experiment, name: str) -> PlannedRun:
 
 
 def work(
-    experiment: Experiment, run: PlannedRun, share: Share, launch: Launch = spawned
+    experiment: Experiment,
+    run: PlannedRun,
+    share: Share,
+    launch: Launch = spawned,
+    stop: threading.Event | None = None,
 ) -> None:
     """Does a run here, and nothing else.
 
@@ -42,14 +47,16 @@ def work(
         run: From :func:`find`.
         share: What it may use.
         launch: Starts a tool.
+        stop: Set from outside to stop; the run can be continued.
 
     Raises:
         UsageError: If its config or data changed since it was planned.
         ToolError: If a tool fails; the folder says so too.
         BusyError: If another process works on it.
+        Stopped: If it was stopped.
     """
     experiment.check(run)
-    experiment.job(run, share).run(launch)
+    experiment.job(run, share).run(launch, stop)
 
 
 def in_order(

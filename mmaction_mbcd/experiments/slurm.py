@@ -17,9 +17,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +31,10 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.core.utils import UncompletedJobError as NotRequeued
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from ..errors import Terminated, UsageError, sigterm_raises
+from ..errors import UsageError
 from . import local
 from .experiment import Experiment, PlannedRun
-from .job import Share
+from .job import Share, Stopped
 from .run_folder import InQueue, RunFolder, line_that_matters
 from .single import find, in_order, name_of, work
 
@@ -286,6 +288,30 @@ def share() -> Share:
     return dataclasses.replace(given, devices=None)
 
 
+class _Worker(threading.Thread):
+    """Does something besides the main thread, which handles the signals.
+
+    An exception out of a signal's handler would come anywhere in the work, and be lost
+    where Python starts a process (it ignores those of its fork hooks).
+    """
+
+    def __init__(self, do: Callable[[threading.Event], object]) -> None:
+        super().__init__(daemon=True)
+        self.do, self.stop = do, threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.do(self.stop)
+        except BaseException as error:
+            self.error = error
+
+    def wait(self) -> None:
+        """Until it has ended; without a lock, for a handler may wait as well."""
+        while self.is_alive():
+            time.sleep(0.1)
+
+
 class QueuedRun(Checkpointable):
     """What a job calls; submitit keeps it in a file.
 
@@ -299,6 +325,7 @@ class QueuedRun(Checkpointable):
     def __init__(self, out: Path, repo: Path, name: str, minutes: int) -> None:
         self.out, self.repo, self.name, self.minutes = out, repo, name, minutes
         self._folder: RunFolder | None = None
+        self._worker: _Worker | None = None
         self._began, self._saved = time.time(), frozenset()
 
     def __call__(self) -> None:
@@ -315,29 +342,40 @@ class QueuedRun(Checkpointable):
         environment = submitit.JobEnvironment()
         run.folder.enqueue(environment.job_id, environment.paths.stderr)
         self._folder, self._saved = run.folder, _saved(run.folder)
+        self._worker = _Worker(lambda stop: work(experiment, run, share(), stop=stop))
+        self._work_on()
+
+    def _work_on(self) -> None:
+        worker, folder = self._worker, self._folder
+        before = signal.signal(signal.SIGTERM, lambda *_: worker.stop.set())
         try:
-            with sigterm_raises():
-                work(experiment, run, share())
-        except Terminated:
-            run.folder.note(state="interrupted")
-            raise SystemExit(143) from None
-        except UsageError as error:
-            run.folder.note(state="failed", error=str(error), ended=time.time())
-            raise
-        except NotRequeued:
+            worker.start()
+            worker.wait()
+        except NotRequeued:  # out of submitit's handler of the warning
             said = (
                 f"the time limit of {self.minutes} minutes came before anything was "
                 "saved; ask for more with --time"
             )
-            run.folder.note(state="failed", error=said, ended=time.time())
+            folder.note(state="failed", error=said, ended=time.time())
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if isinstance(worker.error, Stopped):
+            raise SystemExit(128 + signal.SIGTERM)
+        if isinstance(worker.error, UsageError):  # before the run began
+            folder.note(state="failed", error=str(worker.error), ended=time.time())
+        if worker.error is not None:
+            raise worker.error
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """What to submit when the time limit is near; None if that would not help."""
+        """Stops; what to submit then, or None if that would not help."""
+        if self._worker is not None:
+            self._worker.stop.set()
+            self._worker.wait()
         # Pre-emption may come with the same signal, at any time.
         end = self._began + 60 * self.minutes - 2 * _WARNING
-        late = self._folder is None or time.time() >= end
-        if late and self._folder and _saved(self._folder) == self._saved:
+        late = self._folder is not None and time.time() >= end
+        if late and _saved(self._folder) == self._saved:
             return None
         return DelayedSubmission(
             QueuedRun(self.out, self.repo, self.name, self.minutes)

@@ -23,7 +23,7 @@ from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.experiments import slurm, status
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
-from mmaction_mbcd.experiments.job import Share, spawned
+from mmaction_mbcd.experiments.job import Share, Stopped, spawned
 from mmaction_mbcd.experiments.run_folder import InQueue, RunFolder
 from mmaction_mbcd.experiments.single import find, in_order, name_of, work
 from tests_support import load_tool
@@ -289,7 +289,7 @@ def queued(repo, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "5")
 
     def does(work):
-        monkeypatch.setattr(slurm, "work", lambda *given: work(*given))
+        monkeypatch.setattr(slurm, "work", work)
         call()
 
     return run.folder, call, does
@@ -299,22 +299,46 @@ def test_a_job_does_its_run_with_its_share(queued, monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
     folder, _, does = queued
     seen = []
-    does(lambda experiment, run, share: seen.append((run.folder.path, share)))
+    does(lambda _, run, share, stop: seen.append((run.folder.path, share)))
     assert seen == [(folder.path, slurm.share())]
     assert folder.queue["job"] == "5"  # also if the submitter died
     assert folder.queue["log"].endswith("5_0_log.err")
 
 
 def test_a_job_that_is_ended(queued):
-    def work(*_):
+    def work(*_, stop):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        assert stop.wait(10)
+        raise Stopped
 
-    folder, _, does = queued
+    _, _, does = queued
     with pytest.raises(SystemExit) as ended:
         does(work)
     assert ended.value.code == 143
-    assert folder.noted["state"] == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_job_that_is_warned_stops_before_it_is_requeued(queued):
+    """As submitit does: from a signal's handler, while the call goes on."""
+    folder, call, does = queued
+    order = []
+
+    def warned(*_):
+        order.append(call.checkpoint().function.name)
+        raise SystemExit(255)
+
+    def work(*_, stop):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.wait(10)
+        time.sleep(0.3)  # the tool ends
+        order.append("stopped")
+        raise Stopped
+
+    before = signal.signal(signal.SIGUSR2, warned)
+    with pytest.raises(SystemExit):
+        does(work)
+    signal.signal(signal.SIGUSR2, before)
+    assert order == ["stopped", call.name]
 
 
 def test_requeued_if_something_was_saved_or_the_limit_is_far(queued, monkeypatch):
@@ -322,12 +346,11 @@ def test_requeued_if_something_was_saved_or_the_limit_is_far(queued, monkeypatch
     clock = [1000.0]
     monkeypatch.setattr(slurm.time, "time", lambda: clock[0])
     (folder.path / "epoch_1.pth").write_text("")
-    does(lambda *_: None)
+    does(lambda *_, stop: None)
     clock[0] += 60 * 60 - 241
     again = call.checkpoint()  # pre-empted: Slurm wants its place, not its end
-    assert again.function.__dict__ | {"_began": 0} == slurm.QueuedRun(
-        call.out, call.repo, call.name, 60
-    ).__dict__ | {"_began": 0}
+    fresh = slurm.QueuedRun(call.out, call.repo, call.name, 60)
+    assert vars(again.function) | {"_began": 0} == vars(fresh) | {"_began": 0}
     clock[0] += 2
     assert call.checkpoint() is None
     (folder.path / "timed_iter_7.pth").write_text("")
@@ -337,7 +360,7 @@ def test_requeued_if_something_was_saved_or_the_limit_is_far(queued, monkeypatch
 def test_a_job_says_why_it_cannot_begin(queued):
     folder, _, does = queued
 
-    def work(*_):
+    def work(*_, stop):
         raise UsageError("planned with another config")
 
     with pytest.raises(UsageError):
@@ -348,11 +371,17 @@ def test_a_job_says_why_it_cannot_begin(queued):
 def test_a_limit_that_is_too_short(queued):
     folder, _, does = queued
 
-    def work(*_):
+    def refuse(*_):
         raise slurm.NotRequeued("checkpoint function returned None")
 
+    def work(*_, stop):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(0.5)
+
+    before = signal.signal(signal.SIGUSR2, refuse)
     with pytest.raises(slurm.NotRequeued):
         does(work)
+    signal.signal(signal.SIGUSR2, before)
     assert folder.state == "failed"
     assert folder.error() == (
         "the time limit of 60 minutes came before anything was saved; ask for more "
@@ -645,7 +674,7 @@ def test_a_job_is_done_in_the_foreground(
         seen.append((Path(command[0]).name, changes))
         return Tool(3)
 
-    monkeypatch.setattr(tool.single.work, "__defaults__", (launch,))
+    monkeypatch.setattr(tool.single.work, "__defaults__", (launch, None))
     with pytest.raises(SystemExit):
         tool.main([*line[:-1], "--cpus", "6", line[-1]])
     assert seen == [("train.py", {"OMP_NUM_THREADS": "3"})]
