@@ -8,6 +8,7 @@ resume    the same, and repeats what failed
 status    how far it is
 table     means, deviations, intervals and differences: Markdown, LaTeX and CSV
 report    all of it as one HTML page: tables, figures, curves, configs, failures
+figures   methods side by side, for each target
 search    what a search of hyper-parameters chose, and the grid that trains it
 commands  the runs as command lines, for any other queue
 job       does one run here: what those command lines call
@@ -30,11 +31,14 @@ except ModuleNotFoundError as error:  # outside the environment
 except KeyboardInterrupt:  # the import takes seconds
     sys.exit(130)
 
+import pandas as pd
 from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
+from mmaction_mbcd.analysis.figure_kinds import KINDS, FigureOptions
 from mmaction_mbcd.experiments import (
+    grid_figures,
     local,
     planning,
     report,
@@ -45,10 +49,10 @@ from mmaction_mbcd.experiments import (
     table_text,
     tables,
 )
-from mmaction_mbcd.experiments.experiment import Experiment, PlannedRun
+from mmaction_mbcd.experiments.experiment import RUNS_FILE, Experiment, PlannedRun
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
 from mmaction_mbcd.experiments.job import Share, ToolError
-from mmaction_mbcd.experiments.run_folder import BusyError, write_json
+from mmaction_mbcd.experiments.run_folder import BusyError, read_json, write_json
 from mmaction_mbcd.progress import Meter
 
 REPO = Path(__file__).resolve().parent.parent
@@ -97,7 +101,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
                        "one per two cores)")  # fmt: skip
     group.add_argument("--gpus", nargs="+", metavar="N", help="default: all")
     group.add_argument(
-        "--gpus-per-job", type=int, default=1, metavar="N", help="through torchrun"
+        "--gpus-per-job",
+        type=int,
+        metavar="N",
+        help="through torchrun; part of what a run is (default: as before, or 1)",
     )
     _add_slurm(parser)
 
@@ -173,6 +180,19 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=list(KINDS),
+        default=list(grid_figures.FROM_RECORDS),
+        help="default: those that need no checkpoint",
+    )
+    parser.add_argument("--seed", type=int, help="whose runs (default: the first)")
+    parser.add_argument("--clips", type=int, help="of measured kinds, a choice of N")
+    parser.add_argument("--data-root", help="where the data lie now")
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
     parser.add_argument(
@@ -190,6 +210,7 @@ VERBS = {
     "table": _add_table,
     "search": _add_search,
     "report": _add_report,
+    "figures": _add_figures,
     "measure": _add_measure,
 }
 
@@ -212,17 +233,26 @@ def load(args: argparse.Namespace) -> Experiment:
     else:
         grid = Experiment.open(args.out, REPO).grid
     experiment = Experiment(grid, args.out, REPO)
-    experiment.processes = getattr(args, "gpus_per_job", 1)
+    experiment.processes = max(1, args.gpus_per_job)
     total = len(grid.specs(REPO / "configs" / "mbcd"))
     with Meter("resolving", "runs", total) as meter:
         experiment.resolve(lambda: meter.add(1))
     return experiment
 
 
+def _as_before(args: argparse.Namespace) -> None:
+    """Without a word about them, runs have as many GPUs as those in the folder."""
+    if args.gpus_per_job is None:
+        listed = read_json(args.out / RUNS_FILE) or {}
+        args.gpus_per_job = listed.get("processes", 1)
+
+
 def plan(args: argparse.Namespace, console: Console) -> int:
     """Says what would run and what cannot."""
+    _as_before(args)
     scripts.prepare()
     experiment = load(args)
+    experiment.write()
     machine = _machine(args)
     with Meter("looking at configs and data", "runs", len(experiment.runs)) as meter:
         found = planning.plan(experiment, lambda: meter.add(1))
@@ -248,31 +278,53 @@ def measure(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def table(args: argparse.Namespace, console: Console) -> int:
-    """Writes the tables and shows the first."""
-    experiment = Experiment.open(args.out, REPO)
-    grid = experiment.grid
-    if grid.search is not None:
+def _refuse_search(args: argparse.Namespace, experiment: Experiment) -> None:
+    if experiment.grid.search is not None:
         raise cli.UsageError(
             f"{args.out} is a search, whose trials are no result: `search` shows what "
             "they chose and writes the grid that trains it"
         )
+
+
+def table(args: argparse.Namespace, console: Console) -> int:
+    """Writes the tables and shows the first."""
+    experiment = Experiment.open(args.out, REPO)
+    grid = experiment.grid
+    _refuse_search(args, experiment)
     rules = [args.rule] if args.rule else grid.select
     evaluations = [args.evaluation] if args.evaluation else grid.evaluate
     reference = args.reference or grid.reference
-    shown = False
+    made, problems = 0, []
     for evaluation, rule in itertools.product(evaluations, rules):
         try:
             records = tables.read_records(experiment, rule, evaluation, args.head)
-        except ValueError as error:
-            raise cli.UsageError(str(error)) from error
-        frame = tables.summarise(records, reference)
+            frame = _summary(records, reference, bool(args.reference), console)
+        except (cli.UsageError, ValueError) as error:
+            problems.append(f"no table of {evaluation} by {rule}: {error}")
+            continue
+        made += 1
         for written in tables_files(args, records, frame):
             console.print(f"table: {written}", highlight=False, soft_wrap=True)
-        if not shown:
+        if made == 1:
             _show_table(records, frame, console)
-        shown = True
+    if not made:
+        raise cli.UsageError(problems[0])
+    for problem in problems:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _summary(
+    records: tables.Records, reference: str | None, asked: bool, console: Console
+) -> pd.DataFrame:
+    """The numbers; a reference of the grid that has not run yet compares with none."""
+    try:
+        return tables.summarise(records, reference)
+    except cli.UsageError as error:
+        if asked:
+            raise
+        console.print(f"no differences: {error}", markup=False)
+        return tables.summarise(records)
 
 
 def search(args: argparse.Namespace, console: Console) -> int:
@@ -296,8 +348,8 @@ def tables_files(args, records, frame) -> Iterator[Path]:
     notes = [*records.notes, *(f"Missing: {each}." for each in records.missing)]
     for suffix, text in (
         (".md", table_text.markdown(frame, notes)),
-        (".tex", table_text.latex(frame)),
-        (".csv", frame.to_csv(index=False)),
+        (".tex", table_text.latex(frame, notes)),
+        (".csv", frame.assign(notes=" ".join(notes)).to_csv(index=False)),
     ):
         path = (folder / name.replace("/", "-")).with_suffix(suffix)
         path.write_text(text, encoding="utf-8")
@@ -315,9 +367,23 @@ def _show_table(records, frame, console: Console) -> None:
         )
 
 
+def figures(args: argparse.Namespace, console: Console) -> int:
+    """Draws the methods of each target side by side."""
+    experiment = Experiment.open(args.out, REPO)
+    _refuse_search(args, experiment)
+    options = FigureOptions(args.out, data_root=args.data_root, clips=args.clips)
+    made = 0
+    for each in grid_figures.draw(experiment, args.kinds, args.seed, options):
+        made += isinstance(each, Path)
+        text = f"figure: {each}" if isinstance(each, Path) else each
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0 if made else 1
+
+
 def write_report(args: argparse.Namespace, console: Console) -> int:
     """Writes the page."""
     experiment = Experiment.open(args.out, REPO)
+    _refuse_search(args, experiment)
     path = args.page or args.out / "report.html"
     total = len(experiment.grid.select) * len(experiment.grid.evaluate)
     with Meter("reading", "tables", total) as meter:
@@ -336,6 +402,7 @@ def _machine(args: argparse.Namespace) -> list[Share]:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Works on what is not finished."""
+    _as_before(args)
     request = _request(args)
     if request is None:
         machine = _machine(args)
@@ -447,6 +514,7 @@ def show(args: argparse.Namespace, console: Console) -> int:
 
 def commands(args: argparse.Namespace, console: Console) -> int:
     """Prints what is not finished as command lines, one each, on stdout."""
+    _as_before(args)
     experiment = load(args)
     experiment.write()
     runs = [run for run in experiment.runs if not experiment.job(run).is_done()]
@@ -490,6 +558,7 @@ DO = {
     "table": table,
     "search": search,
     "report": write_report,
+    "figures": figures,
     "measure": measure,
     "commands": commands,
     "job": job,

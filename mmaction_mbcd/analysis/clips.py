@@ -52,7 +52,8 @@ def clip_loader(
     if role == "source":
         whole = trained.loader("val", watch_target=False)
     else:
-        whole = trained.loader("test")
+        # An in-domain test may have left its config in the run's folder.
+        whole = trained.loader("test", use="test")
     indices = chosen_clips(len(whole.dataset), wanted, seed)
     clips = Subset(whole.dataset, indices.tolist())
     clips.metainfo = whole.dataset.metainfo  # the classes' names

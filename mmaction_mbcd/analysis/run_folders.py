@@ -93,8 +93,8 @@ class Run:
         if rule == "last":
             found = [Path(path) for path in checkpoints_in(str(self.folder))]
         else:
-            best = self.folder.glob("best_source_top1_*.pth")
-            found = sorted(best, key=lambda path: path.stat().st_mtime, reverse=True)
+            best = best_checkpoint(self.folder)
+            found = [] if best is None else [best]
         if not found:
             raise UsageError(
                 f"{self.folder} holds no {rule} checkpoint "
@@ -125,6 +125,20 @@ class Run:
         """Name of the unseen domain, or of several."""
         target = first_dataset(self.config()).get("target") or "target"
         return target if isinstance(target, str) else ", ".join(target)
+
+
+def best_checkpoint(folder: Path, role: str = "source") -> Path | None:
+    """That of the epoch that is best on the sources' validation; None if there is none.
+
+    A killed run may leave an earlier best one beside its successor: a later epoch is
+    one only if it is better.
+
+    Args:
+        folder: Of a run.
+        role: ``'source'``, or ``'target'`` for the oracle's.
+    """
+    found = folder.glob(f"best_{role}_top1_epoch_*.pth")
+    return max(found, key=epoch_of, default=None)
 
 
 def epoch_of(checkpoint: Path) -> int | None:

@@ -75,6 +75,7 @@ class Experiment:
                 "a grid there first"
             )
         made = cls(Grid.read(str(out / GRID_FILE)), out, repo)
+        made.processes = listed.get("processes", 1)
         made.runs = [
             made._planned(RunSpec.read(each["spec"]), each["digest"])
             for each in listed.get("runs", ())
@@ -134,7 +135,7 @@ class Experiment:
         text = yaml.safe_dump(_plain(content), sort_keys=False)
         replace_text(self.out / GRID_FILE, text)
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
-        write_json(self.out / RUNS_FILE, dict(runs=runs))
+        write_json(self.out / RUNS_FILE, dict(processes=self.processes, runs=runs))
 
     def check(self, run: PlannedRun) -> None:
         """Refuses a run whose config or data changed while it waited in a queue.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +17,10 @@ from typing import Protocol
 import pandas as pd
 
 from .. import scripts
+from ..analysis import run_folders
 from ..analysis.curves import read_curves
 from ..engine.run_report import PROGRESS_FILE
+from ..evaluation.predictions import Predictions
 from ..processes import end_unless_alive, end_with_parent
 from .grid import RunSpec
 from .identity import command
@@ -161,35 +162,36 @@ class Job:
                 raise
 
     def _steps(self, launch: Launch, stop: threading.Event) -> None:
-        if self._must_train():
+        if self.must_train():
             self._begin_training()
             self._tool("train", self.train_command(), launch, stop)
             self.folder.note(trained=True)
-        for rule in filter(self._can_test, self._due()):
+        for rule in filter(self._can_test, self.due()):
             for evaluation in self.evaluate:
                 self._test(rule, self.epoch_of(rule), evaluation, launch, stop)
-        waiting = [rule for rule in self._due() if self._waits(rule)]
-        unavailable = [rule for rule in self._due() if rule not in waiting]
+        waiting = [rule for rule in self.due() if self._waits(rule)]
+        unavailable = [rule for rule in self.due() if rule not in waiting]
         self.folder.note(unavailable=unavailable)
         if not waiting:
             self._tidy_up()
 
-    def _must_train(self) -> bool:
+    def must_train(self) -> bool:
+        """Whether what is left to do needs a training, or its end."""
         noted = self.folder.noted
         if self.folder.spec.purpose != "grid":
             return not noted.get("trained")
         if not noted.get("trained"):
-            return bool(self._due())
+            return bool(self.due())
         # A rule that is asked for later may need a checkpoint that was not kept;
         # training again gives the same one, to the bit.
         tried = noted.get("unavailable", ())
-        due = [r for r in self._due() if r not in tried and not self._waits(r)]
+        due = [r for r in self.due() if r not in tried and not self._waits(r)]
         return not all(map(self._can_test, due))
 
     def _begin_training(self) -> None:
         """Anew, if checkpoints are wanted that a training so far has not kept."""
         noted = self.folder.noted
-        wanted = {"oracle", "leave_one_source_out"} & set(self._due())
+        wanted = {"oracle", "leave_one_source_out"} & set(self.due())
         begun_for = noted.get("rules", self.select)
         if noted.get("trained") or not wanted <= set(begun_for):
             self._remove_checkpoints()
@@ -197,7 +199,7 @@ class Job:
         rules = [rule for rule in self.select if rule in begun_for]
         self.folder.note(trained=False, rules=rules, seconds=noted.get("seconds", {}))
 
-    def _due(self) -> list[str]:
+    def due(self) -> list[str]:
         """The rules whose results are not all there."""
         if self.folder.spec.purpose != "grid":
             return []
@@ -227,7 +229,7 @@ class Job:
         if self.folder.state != "finished" or not self.folder.known:
             return False
         unavailable = self.folder.noted.get("unavailable", ())
-        return all(rule in unavailable for rule in self._due())
+        return all(rule in unavailable for rule in self.due())
 
     # ------------------------------------------------------------------- commands
 
@@ -286,9 +288,11 @@ class Job:
         except BaseException:
             tool.terminate()
             raise
-        seconds = self.folder.noted.get("seconds", {})
-        passed = seconds.get(phase, 0) + time.monotonic() - began
-        self.folder.note(seconds=seconds | {phase: round(passed, 1)})
+        finally:
+            seconds = self.folder.noted.get("seconds", {})
+            passed = seconds.get(phase, 0) + time.monotonic() - began
+            with suppress(OSError):  # of a full disk
+                self.folder.note(seconds=seconds | {phase: round(passed, 1)})
         if code:
             if stop.wait(_SAME_SIGNAL):
                 raise Stopped
@@ -307,9 +311,8 @@ class Job:
                 return None
             return best_left_out_epoch([f.path for f in self.left_out])
         role = {"source": "source", "oracle": "target"}[rule]
-        found = self.folder.path.glob(f"best_{role}_top1_epoch_*.pth")
-        # A kill may leave an earlier best one beside its successor.
-        return max((int(p.stem.rpartition("_")[2]) for p in found), default=None)
+        best = run_folders.best_checkpoint(self.folder.path, role)
+        return None if best is None else run_folders.epoch_of(best)
 
     def checkpoint_of(self, epoch: int) -> Path | None:
         """Where the weights of a chosen epoch are; None if they are gone."""
@@ -333,7 +336,7 @@ class Job:
             if self.folder.results(other, evaluation).get("epoch") == epoch:
                 same = self.folder.predictions_file(other, evaluation)
                 if other != rule and same.is_file():
-                    shutil.copyfile(same, predictions)
+                    Predictions.load(same).save(predictions)
                     write_json(results, self.folder.results(other, evaluation))
                     return
         checkpoint = self.checkpoint_of(epoch)

@@ -39,6 +39,7 @@ class Need:
         clips: Read by validations and tests.
         seconds: In all; None if no step was measured.
         bytes: Of its folder while it runs; None if not measured.
+        kept: Bytes of what stays of it; None if not measured.
     """
 
     run: PlannedRun
@@ -46,6 +47,7 @@ class Need:
     clips: int
     seconds: float | None = None
     bytes: int | None = None
+    kept: int | None = None
 
 
 @dataclass
@@ -130,13 +132,16 @@ def _need(experiment: Experiment, run: PlannedRun) -> Need:
     cfg, counts = run.config, data_identity(run.config)
     loader, epochs = cfg.train_dataloader, cfg.train_cfg.max_epochs
     rows = counts["train"]["N"]
-    whole, rest = divmod(rows, loader.batch_size)
+    whole, rest = divmod(rows, loader.batch_size * experiment.processes)
     steps = epochs * (whole + (0 if loader.get("drop_last") else rest > 0))
     interval = cfg.train_cfg.get("val_interval", 1)
     validations = -(-epochs // interval)
     tests = len(experiment.grid.select) if run.spec.purpose == "grid" else 0
     per_test = counts["test"]["N"] * ("target" in experiment.grid.evaluate)
     per_test += counts["val"]["N"] * ("in_domain" in experiment.grid.evaluate)
+    job = experiment.job(run)
+    if run.folder.known and not job.must_train():  # tests alone are left
+        return Need(run, 0, len(job.due()) * per_test)
     return Need(run, steps, validations * counts["val"]["N"] + tests * per_test)
 
 
@@ -184,7 +189,8 @@ def measure(
             need.seconds = (
                 each["step"] * need.steps + each["clip"] * need.clips + each["start"]
             )
-            need.bytes = _bytes(experiment, need.run, each["checkpoint"])
+            need.bytes = each["checkpoint"] * _at_a_time(experiment, need.run)
+            need.kept = each["checkpoint"] * _in_the_end(experiment, need.run)
     experiment.out.mkdir(parents=True, exist_ok=True)
     write_json(path, {key: each for key, each in known.items() if each})
     return problems
@@ -222,15 +228,25 @@ def _measured(
         return found
 
 
-def _bytes(experiment: Experiment, run: PlannedRun, checkpoint: int) -> int:
-    """Of all checkpoints that lie in a run's folder at one time."""
+def _at_a_time(experiment: Experiment, run: PlannedRun) -> int:
+    """Checkpoints that lie in a run's folder at one time, at most."""
     config = run.config.default_hooks.get("checkpoint") or {}
     epochs, kept = run.config.train_cfg.max_epochs, config.get("max_keep_ckpts", -1)
-    if "leave_one_source_out" in experiment.grid.select:
-        kept = -1
+    every = kept < 0 or (
+        "leave_one_source_out" in experiment.grid.select and run.spec.purpose == "grid"
+    )
     best = 1 + ("oracle" in experiment.grid.select)
     # One more while the next is written.
-    return checkpoint * ((epochs if kept < 0 else max(kept, 2)) + best + 1)
+    return (epochs if every else max(kept, 2)) + best + 1
+
+
+def _in_the_end(experiment: Experiment, run: PlannedRun) -> int:
+    """Checkpoints that a finished run keeps."""
+    if experiment.grid.keep_checkpoints == "all":
+        return _at_a_time(experiment, run) - 1
+    return int(
+        experiment.grid.keep_checkpoints == "best" and run.spec.purpose == "grid"
+    )
 
 
 class _Enough(Exception):
@@ -336,19 +352,21 @@ def headline(found: Plan, jobs: int) -> str:
     if seconds and None not in seconds:
         at_a_time = f"{jobs} job{'s' * (jobs > 1)} at a time"
         text += f", about {duration(sum(seconds) / jobs)} with {at_a_time}"
+    if room := disk(found, jobs):
+        text += f", {size(room)} of checkpoints"
     return text
+
+
+def disk(found: Plan, jobs: int) -> int:
+    """Bytes of checkpoints: what stays of all runs, and what lies there of some."""
+    sizes = [need.bytes for need in found.needs if need.bytes is not None]
+    kept = [need.kept for need in found.needs if need.kept is not None]
+    return sum(kept) + jobs * max(sizes, default=0)
 
 
 def disk_problem(experiment: Experiment, found: Plan, jobs: int) -> str:
     """What is wrong with the room there is, or ``''``."""
-    sizes = [need.bytes for need in found.needs if need.bytes is not None]
-    if not sizes:
-        return ""
-    keep = experiment.grid.keep_checkpoints
-    kept = {"none": 0, "best": 1}.get(keep)
-    # A finished run keeps one checkpoint of the several that it had.
-    left = sum(sizes) if kept is None else kept * sum(sizes) // 4
-    needed = left + jobs * max(sizes)
+    needed = disk(found, jobs)
     folder = next(p for p in (experiment.out, *experiment.out.parents) if p.exists())
     free = shutil.disk_usage(folder).free
     if needed <= free:

@@ -1,7 +1,6 @@
 """Running the tools in processes of their own, with progress and kept output."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from .. import scripts
+from ..analysis import run_folders
 from ..engine.run_report import PROGRESS_FILE
 from ..progress import duration
 
-_BEST_EPOCH = re.compile(r"best_source_top1_epoch_(\d+)\.pth$")
 _LOOK = 0.5  # s between two looks at how far a run is
 RULE = "best source validation"
 
@@ -114,15 +113,15 @@ class _Watch:
 
 
 def best_checkpoint(work_dir: Path) -> tuple[Path, int]:
-    """The one checkpoint that the sources' validation chose, and its epoch.
+    """The checkpoint that the sources' validation chose, and its epoch.
 
     Raises:
-        RunError: If there is not exactly one.
+        RunError: If there is none.
     """
-    found = list(work_dir.glob("best_source_top1_*.pth"))
-    if len(found) != 1:
+    best = run_folders.best_checkpoint(work_dir)
+    if best is None:
         raise RunError(
-            f"{work_dir} should hold one best_source_top1_*.pth and holds "
-            f"{len(found)}; did the run validate? Its output is in train.log there"
+            f"{work_dir} holds no best_source_top1_epoch_N.pth; did the run validate? "
+            "Its output is in train.log there"
         )
-    return found[0], int(_BEST_EPOCH.search(found[0].name).group(1))
+    return best, run_folders.epoch_of(best)

@@ -277,7 +277,14 @@ def final_grid(
     given = {
         f.name: getattr(experiment.grid, f.name)
         for f in dataclasses.fields(Grid)
-        if f.name not in ("search", "chosen", *(["reference"] if several else []))
+        # A search keeps no checkpoints; what it chose is to be evaluated.
+        if f.name
+        not in (
+            "search",
+            "chosen",
+            "keep_checkpoints",
+            *(["reference"] if several else []),
+        )
     }
     content = {key: value for key, value in given.items() if value}
     # Through JSON, so that a YAML file can hold it: lists for tuples.

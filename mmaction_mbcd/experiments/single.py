@@ -50,12 +50,19 @@ def work(
         stop: Set from outside to stop; the run can be continued.
 
     Raises:
-        UsageError: If its config or data changed since it was planned.
+        UsageError: If its config or data changed since it was planned, or as many
+            processes as it is of do not train together here.
         ToolError: If a tool fails; the folder says so too.
         BusyError: If another process works on it.
         Stopped: If it was stopped.
     """
     experiment.check(run)
+    if share.processes != experiment.processes:
+        raise UsageError(
+            f"the grid's runs are of {experiment.processes} processes that train "
+            f"together, and this job has {share.processes} (GPUs): batches would be of "
+            "another size. Ask for as many GPUs as --gpus-per-job said"
+        )
     experiment.job(run, share).run(launch, stop)
 
 

@@ -220,9 +220,11 @@ def _array(
     jobs = [
         QueuedRun(out, experiment.repo, name_of(run), request.minutes) for run in runs
     ]
+    ended = {}  # noted as waiting first: a job may begin before submit_array returns
     for run in runs:
         experiment.describe(run)
-        if run.folder.state in ("failed", "interrupted"):
+        if (state := run.folder.state) in ("failed", "interrupted"):
+            ended[run.folder.path] = run, dict(state=state, error=run.folder.error())
             run.folder.note(state="waiting", error="")
     parameters = request.parameters()
     if before:
@@ -236,6 +238,8 @@ def _array(
             executor.update_parameters(**parameters)
             submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
+        for run, before_that in ended.values():
+            run.folder.note(**before_that)
         raise UsageError(f"Slurm refused: {_said(str(error))}") from error
     except RuntimeError as error:  # no srun
         raise UsageError(

@@ -71,8 +71,8 @@ def table(experiment: Experiment, every: bool = False) -> Table:
         every: Those that are finished or wait as well.
     """
     shown = Table(title=headline(experiment), title_justify="left")
-    for name in ("run", "state", "at", "left"):
-        shown.add_column(name, no_wrap=name in ("state", "left"))
+    for name in ("run", "state", "at", "left, or took"):
+        shown.add_column(name, no_wrap=name not in ("run", "at"))
     for run in experiment.runs:
         state = run.folder.state
         if state in ("waiting", "finished") and not every:

@@ -104,6 +104,9 @@ def caption(frame: pd.DataFrame, intervals: bool = True) -> str:
     """
     rule, evaluation = frame["rule"].iloc[0], frame["evaluation"].iloc[0]
     where = {"target": "unseen domains", "in_domain": "held-out clips of the sources"}
+    if evaluation == "in_domain" and rule == "source":
+        # MultiModalDataset: use='val' and use='in_domain' are the same rows.
+        where["in_domain"] += ", which also chose the epoch: somewhat too high"
     seeds = sorted(set(frame["seeds"]) - {0})
     text = f"Top-1 % on {where[evaluation]}; checkpoint: {RULE_NAMES[rule]}. "
     spread = "to".join(f" {n} " for n in (seeds[0], seeds[-1]) if seeds)
@@ -135,9 +138,13 @@ def difference_caption(frame: pd.DataFrame) -> str:
     """What the table of differences shows."""
     reference = frame["reference"].dropna().iloc[0]
     name = frame.loc[frame["method"] == reference, "name"].iloc[0]
+    covers = set(frame["difference_covers"].dropna())
+    over = "clips and seeds"
+    if covers != {over}:
+        over = "clips alone where one of the two has one seed, or clips and seeds"
     return (
-        f"Percentage points above {name} on the same clips, [95 % interval over clips "
-        "and seeds], p adjusted by Holm over the methods of the column."
+        f"Percentage points above {name} on the same clips, [95 % interval over {over}]"
+        ", p adjusted by Holm over the methods of the column."
     )
 
 
@@ -230,6 +237,8 @@ def _markdown_table(
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
@@ -241,27 +250,40 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
-def latex(frame: pd.DataFrame) -> str:
-    """One ``table`` for each dataset, for the packages ``booktabs`` and ``amssymb``.
+def latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """Two ``table`` for each dataset: accuracies, and differences to the reference.
 
-    Modalities are columns of ticks, as in the paper's Table 1.
+    They need the packages ``booktabs`` and ``amssymb``. Modalities are columns of
+    ticks, as in the paper's Table 1.
+
+    Args:
+        frame: From :func:`.tables.summarise`.
+        notes: Put at the end of the first caption.
     """
-    return "\n".join("\n".join(_latex_table(layout)) for layout in Layout.of(frame))
+    lines = []
+    for layout in Layout.of(frame):
+        text = " ".join([f"{layout.title}: {caption(layout.frame)}", *notes])
+        lines += _latex_table(layout, text, _latex_cell)
+        if has_reference(layout.frame):
+            text = f"{layout.title}: {difference_caption(layout.frame)}"
+            lines += _latex_table(layout, text, lambda cell: escape(_difference(cell)))
+    return "\n".join(lines)
 
 
-def _latex_table(layout: Layout) -> Iterator[str]:
+def _latex_table(
+    layout: Layout, text: str, show: Callable[[pd.Series | None], str]
+) -> Iterator[str]:
     modalities = list(
         dict.fromkeys(m for names, _ in layout.rows for m in names.split())
     )
     ticks = modalities if len({names for names, _ in layout.rows}) > 1 else []
     yield r"\begin{table}"
     yield r"\centering"
-    text = escape(f"{layout.title}: {caption(layout.frame, intervals=False)}")
-    yield rf"\caption{{{text}}}"
-    yield (r"\begin{tabular}{l" + "c" * len(ticks) + "r" * len(layout.columns) + "}")
+    yield rf"\caption{{{escape(text)}}}"
+    yield r"\begin{tabular}{l" + "c" * len(ticks) + "r" * len(layout.columns) + "}"
     yield r"\toprule"
     heads = [
-        rf"\shortstack{{{escape(layout.heading(c, 'to'))}\\$N={layout.count(c)[4:]}$}}"
+        rf"\shortstack{{{escape(layout.heading(c, 'to'))}\\{layout.count(c)}}}"
         for c in layout.columns
     ]
     yield " & ".join(["Method", *map(escape, ticks), *heads]) + r" \\"
@@ -271,7 +293,7 @@ def _latex_table(layout: Layout) -> Iterator[str]:
             yield r"\midrule"
             before = row[0]
         own = [r"\checkmark" if m in row[0].split() else "" for m in ticks]
-        cells = [_latex_cell(layout.cell(row, column)) for column in layout.columns]
+        cells = [show(layout.cell(row, column)) for column in layout.columns]
         yield " & ".join([escape(layout.name(row)), *own, *cells]) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}"
@@ -281,13 +303,14 @@ def _latex_table(layout: Layout) -> Iterator[str]:
 
 def _latex_cell(cell: pd.Series | None) -> str:
     if cell is None:
-        return "--"
+        return "missing"
     text = f"{cell['mean']:.1f}"
     if not pd.isna(cell["std"]):
         text += rf"\,{{\scriptsize$\pm${cell['std']:.1f}}}"
     if cell["seeds"] < cell["wanted"]:
         text += rf"$^{{({cell['seeds']})}}$"
-    return _mark(text, cell, r"\textbf{{{}}}", r"\underline{{{}}}")
+    marked = _mark(text, cell, r"\textbf{{{}}}", r"\underline{{{}}}")
+    return rf"{marked} {{\scriptsize {_interval(cell)}}}"
 
 
 # ------------------------------------------------------------------------- terminal

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,7 @@ class Records:
         head: Whose predictions; ``''`` is the fused head.
         names: Of the methods as people write them, such as ``{'rna_net': 'RNA-Net'}``.
         missing: Runs that are not there, in words.
+        gaps: Their columns; an average without them would be of another thing.
         notes: What a reader must know: mixtures of versions, skipped clips.
     """
 
@@ -88,6 +90,7 @@ class Records:
     head: str = ""
     names: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    gaps: dict[Block, list[Place]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -122,11 +125,13 @@ def read_records(
             )
     records = Records({}, rule, evaluation, head)
     found: dict[tuple[Block, str, Place], list[tuple[PlannedRun, Predictions]]] = {}
+    absent: list[PlannedRun] = []
     runs = [r for r in experiment.runs if r.spec.purpose == "grid"]
     for run in runs:
         said = read(run.folder, rule, evaluation)
         if said is None:
             records.missing.append(_in_words(run))
+            absent.append(run)
             continue
         if head and head not in said.logits:
             continue  # a method without that head
@@ -142,11 +147,38 @@ def read_records(
         )
     for (block, method, place), parts in found.items():
         what = f"{method}, {place.sources} to {place.target}"
-        cell = _cell(parts, head, len(experiment.grid.seeds), what)
+        alike = replace(parts[0][0].spec, seed=0)
+        wanted = sum(replace(run.spec, seed=0) == alike for run in runs)
+        cell = _cell(parts, head, wanted, what)
         records.cells.setdefault(block, {}).setdefault(method, {})[place] = cell
+    for run in absent:
+        _leave_room(records, run)
     records.notes += mixtures([run for run in runs if run.folder.known])
     records.notes += _skipped(records)
     return records
+
+
+def _leave_room(records: Records, run: PlannedRun) -> None:
+    """Makes row and column of a run that is not there, so that the gap shows.
+
+    Of the other runs' blocks the one with its data set and modalities has it; sources
+    and target are those of another run of the same place, or the run's own.
+    """
+    spec = run.spec
+    wanted = " ".join(spec.modalities)
+    blocks = [b for b in records.cells if b[0] == spec.dataset]
+    block = next((b for b in blocks if not wanted or b[1] == wanted), None)
+    if block is None:
+        block = spec.dataset, wanted or "all"
+    methods = records.cells.setdefault(block, {})
+    records.names.setdefault(spec.name, spec.name)
+    targets = ", ".join(spec.target)
+    places = {p for own in methods.values() for p in own if p.target == targets}
+    sources = ", ".join(spec.sources) or "all others"
+    place = next((p for p in places if not spec.sources or p.sources == sources),
+                 Place(sources, targets or "all others"))  # fmt: skip
+    methods.setdefault(spec.name, {})
+    records.gaps.setdefault(block, []).append(place)
 
 
 def _in_words(run: PlannedRun) -> str:
@@ -257,11 +289,11 @@ def summarise(
     Returns:
         Columns dataset, modalities, method (its config), name, sources, target
         (:data:`AVERAGE` for the mean over a block's targets), N (clips, of all targets
-        in an average),
-        seeds, wanted (seeds of the grid), mean, std (over seeds, n - 1; NaN with one),
-        low, high (95 %), covers (what the interval is about), difference,
-        difference_low, difference_high, p (paired, over clips and seeds), p_holm (over
-        the methods of the column), mcnemar (over clips, of these trainings), best and
+        in an average), seeds, wanted (seeds of the grid), mean, std (over seeds, n - 1;
+        NaN with one), low, high (95 %), covers (what the interval is about),
+        difference,
+        difference_low, difference_high, p (paired), difference_covers, p_holm (over the
+        methods of the column), mcnemar (over clips, of these trainings), best and
         second (bool), best_supported, second_supported, p_next (of the best against
         the one nearest to it, by Holm), rule, evaluation, epochs.
 
@@ -269,16 +301,17 @@ def summarise(
         UsageError: If no run is of the reference.
     """
     known = list(dict.fromkeys(m for block in records.cells.values() for m in block))
-    if reference is not None and reference not in known:
+    there = {m for block in records.cells.values() for m, own in block.items() if own}
+    if reference is not None and reference not in there:
         raise UsageError(
             f"the reference {reference!r} has no finished run; there are "
-            f"{', '.join(known)}"
+            f"{', '.join(m for m in known if m in there)}"
         )
     order = [m for m in (order or known) if m in known]
     rows = []
     for block, methods in records.cells.items():
         methods = {m: methods[m] for m in order if m in methods}
-        for target, places in _columns(methods).items():
+        for target, places in _columns(methods, records.gaps.get(block, ())).items():
             rows += _column(block, target, places, methods, reference)
     frame = pd.DataFrame(rows)
     frame.insert(3, "name", [records.names[m] for m in frame["method"]])
@@ -286,10 +319,11 @@ def summarise(
 
 
 def _columns(
-    methods: Mapping[str, Mapping[Place, Cell]],
+    methods: Mapping[str, Mapping[Place, Cell]], gaps: Sequence[Place]
 ) -> dict[tuple[str, str], list[Place]]:
     """``{(sources, target): places}``, the average last."""
-    places = list(dict.fromkeys(p for own in methods.values() for p in own))
+    there = [p for own in methods.values() for p in own]
+    places = list(dict.fromkeys([*there, *gaps]))
     columns = {(p.sources, p.target): [p] for p in places}
     if len(places) > 1:
         columns["", AVERAGE] = places
@@ -311,10 +345,45 @@ def _column(
         row = dict(dataset=block[0], modalities=block[1], method=method)
         row |= dict(sources=head[0], target=head[1])
         rows.append(row | (_numbers(whole[method]) if method in whole else _NOTHING))
-    if reference in whole:
-        _compare(rows, whole, reference)
-    _rank(rows, whole)
+    compared = _on_common_clips(whole)
+    if reference in compared:
+        _compare(rows, compared, reference)
+    _rank(rows, compared)
     return rows
+
+
+def _on_common_clips(
+    whole: Mapping[str, Sequence[Cell]],
+) -> dict[str, Sequence[Cell]]:
+    """The cells on the clips that all methods could read, for comparisons.
+
+    Cells with less than half of their clips in common are of other data, and stay.
+    """
+    columns = []
+    for cells in zip(*whole.values(), strict=True):
+        keys = [_numbered(cell.clips) for cell in cells]
+        common = set(keys[0]).intersection(*keys[1:])
+        if 2 * len(common) < max(map(len, keys)):
+            columns.append(cells)
+            continue
+        masks = [np.array([key in common for key in own]) for own in keys]
+        columns.append(
+            [
+                replace(cell, correct=cell.correct[:, mask], clips=cell.clips[mask])
+                for cell, mask in zip(cells, masks, strict=True)
+            ]
+        )
+    return dict(zip(whole, zip(*columns, strict=True), strict=True)) if whole else {}
+
+
+def _numbered(clips: np.ndarray) -> list[tuple[str, int]]:
+    """Each clip's id with how often it stood before: rows of one clip repeat it."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for clip in map(str, clips):
+        numbered.append((clip, seen[clip]))
+        seen[clip] += 1
+    return numbered
 
 
 _NOTHING = dict(N=0, seeds=0, wanted=0, mean=np.nan, std=np.nan, low=np.nan,
@@ -374,6 +443,7 @@ def _compare(
             difference_low=100 * found.low,
             difference_high=100 * found.high,
             p=found.p_value,
+            difference_covers=found.covers,
         )
         if len(own) == 1:
             row["mcnemar"] = mcnemar_test(own[0], arrays[0], clusters[0])

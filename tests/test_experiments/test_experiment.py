@@ -13,6 +13,8 @@ from mmaction_mbcd.experiments import job as job_module
 from mmaction_mbcd.experiments import local
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
+from mmaction_mbcd.experiments.job import Share
+from mmaction_mbcd.experiments.single import work
 from tests_support import ROOT, load_tool
 
 tool = load_tool("experiment")
@@ -64,6 +66,29 @@ def test_it_is_found_again_with_the_same_runs(tmp_path, keys):
     assert {run.folder.path.parent for run in made.runs} == {
         tmp_path / "out" / "runs" / "hac"
     }
+
+
+def test_the_processes_of_a_run_are_found_again(tmp_path, keys):
+    """A job in a queue reads them: its run's identity is of that many."""
+    made = Experiment(Grid.of(keys), tmp_path, ROOT, processes=2)
+    made.resolve()
+    made.write()
+    found = Experiment.open(tmp_path, ROOT)
+    assert found.processes == 2
+    found.check(found.runs[0])
+    with pytest.raises(UsageError, match="of 2 processes .* this job has 1 .GPUs."):
+        work(found, found.runs[0], Share(), launch=None)
+    assert resolved(tmp_path, **keys).runs[0].digest != made.runs[0].digest
+
+
+def test_gpus_per_job_are_as_before_unless_said(tmp_path, keys):
+    made = Experiment(Grid.of(keys), tmp_path, ROOT, processes=2)
+    made.resolve()
+    made.write()
+    for given, expected in (([], 2), (["--gpus-per-job", "1"], 1)):
+        args = tool.parse_args(["run", "--out", str(tmp_path), *given])
+        tool._as_before(args)
+        assert tool.load(args).processes == expected
 
 
 def test_a_changed_config_is_another_folder_and_the_old_one_a_stranger(tmp_path, keys):

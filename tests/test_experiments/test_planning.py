@@ -108,7 +108,12 @@ def test_room_for_every_epoch_where_one_of_them_is_chosen_later(tiny_data, tmp_p
     found = planning.plan(made)
     assert len(found.needs) == 2 * 3  # two runs more for each, a source left out
     planning.measure(made, found.needs, Share(), launch=Tool(MEASURED))
-    assert {need.bytes for need in found.needs} == {(5 + 1 + 1) * 1_000_000}
+    sizes = {need.run.spec.purpose: (need.bytes, need.kept) for need in found.needs}
+    assert sizes == {
+        # Every epoch's, the best, and one more while it is written; one stays.
+        "grid": ((5 + 1 + 1) * 1_000_000, 1_000_000),
+        "leave_one_source_out": ((2 + 1 + 1) * 1_000_000, 0),
+    }
 
 
 def test_too_little_room_is_said(tiny_data, tmp_path, monkeypatch):
@@ -130,7 +135,9 @@ def test_what_is_shown(tiny_data, tmp_path):
     assert planning.headline(found, 2) == "2 runs to do, 0 done: 30 steps"
     for need in found.needs:
         need.seconds = 600.0
-    assert planning.headline(found, 2).endswith("about 10 min with 2 jobs at a time")
+        need.bytes, need.kept = 4_000_000, 1_000_000
+    said = planning.headline(found, 2)
+    assert said.endswith("about 10 min with 2 jobs at a time, 10 MB of checkpoints")
     assert planning.table(found, 2).row_count == 1
 
 

@@ -45,6 +45,22 @@ def test_runs_that_are_not_there_are_named(tmp_path):
     assert (cell["seeds"], cell["wanted"]) == (1, 2)
 
 
+def test_a_target_and_a_method_that_nobody_finished_leave_gaps(tmp_path):
+    grid = FakeGrid(tmp_path, methods=dict(erm=0.5, ema=0.6, mbcd=0.7))
+    experiment = grid.plan()
+    for run in experiment.runs:
+        if run.spec.target == ("studio",) and run.spec.method != "mbcd":
+            grid.finish(run)
+    frame = summarise(read_records(experiment), "erm")
+    assert set(frame["method"]) == {"erm", "ema", "mbcd"}
+    assert set(frame["target"]) == {"studio", "street", "average"}
+    there = frame[frame["mean"].notna()]
+    assert {(r.method, r.target) for r in there.itertuples()} == {
+        ("erm", "studio"), ("ema", "studio")}  # fmt: skip
+    # Nothing is called an average of both targets.
+    assert frame.loc[frame["target"] == "average", "mean"].isna().all()
+
+
 def test_nothing_is_there_yet(tmp_path):
     with pytest.raises(UsageError, match="no run of .* has predictions by rule"):
         read_records(FakeGrid(tmp_path).plan())
@@ -130,3 +146,35 @@ def test_the_verb_without_results(tmp_path, capsys):
         tool.main(["table", "--out", str(tmp_path)])
     assert error.value.code == 2
     assert "run it first" in capsys.readouterr().err
+
+
+def test_one_table_that_cannot_be_made_leaves_the_others(tmp_path, capsys):
+    experiment = FakeGrid(tmp_path, reference="erm").finished()
+    for run in experiment.runs:
+        run.folder.predictions_file("last").unlink()
+    assert tool.main(["table", "--out", str(tmp_path)]) == 0
+    assert "no table of target by last: no run of" in capsys.readouterr().out
+    assert (tmp_path / "tables" / "target_source.md").is_file()
+
+
+def test_a_reference_that_has_not_run_yet_is_said(tmp_path, capsys):
+    grid = FakeGrid(tmp_path, reference="mbcd")
+    experiment = grid.plan()
+    for run in experiment.runs:
+        if run.spec.method == "erm":
+            grid.finish(run)
+    assert tool.main(["table", "--out", str(tmp_path)]) == 0
+    assert "no differences: the reference 'mbcd' has no" in capsys.readouterr().out
+
+
+def test_figures_of_each_target(tmp_path, capsys):
+    FakeGrid(tmp_path).finished()
+    line = ["figures", "--out", str(tmp_path), "--kinds", "modalities"]
+    code = tool.main(line)
+    shown = capsys.readouterr().out
+    assert code == 0, shown
+    files = {path.name for path in (tmp_path / "figures").iterdir()}
+    stems = {f"synth_action_to-{t}_seed0_modalities" for t in ("studio", "street")}
+    assert files == {f"{s}{x}" for s in stems for x in (".png", ".svg", ".csv")}, shown
+    frame = pd.read_csv(tmp_path / "figures" / f"{min(stems)}.csv")
+    assert set(frame["run"]) == {"erm", "mbcd"}

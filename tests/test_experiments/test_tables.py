@@ -104,7 +104,7 @@ def test_a_missing_cell_is_said_and_has_no_average():
     lines = table_text.markdown(frame).splitlines()
     line = next(text for text in lines if text.startswith("| MBCD"))
     assert line.count("missing") == 2
-    assert "--" in table_text.latex(frame)
+    assert table_text.latex(frame).count("& missing") == 4  # accuracies, differences
 
 
 def test_fewer_seeds_than_asked_for_are_said():
@@ -118,6 +118,39 @@ def test_other_clips_are_not_compared():
     methods = {"erm": {A: cell(drawn(0.5, 2, 6, 1))}, "mbcd": {A: other}}
     frame = summarise(records(methods), "erm")
     assert "difference" not in frame and not frame["best"].any()
+
+
+def test_methods_are_compared_on_the_clips_that_both_could_read():
+    whole, other = drawn(0.5, 2, 40, 1), drawn(0.7, 2, 40, 2)
+    clips = np.array([f"clip{i % 38}" for i in range(40)])  # two stand twice
+    read = np.arange(40) != 38  # one of the repeated rows
+    methods = {
+        "erm": {A: cell(whole, clips=clips)},
+        "mbcd": {A: cell(other[:, read], clips=clips[read])},
+    }
+    found = row(summarise(records(methods), "erm"), "mbcd", "a")
+    same = {"erm": {A: cell(whole[:, read], clips=clips[read])},
+            "mbcd": methods["mbcd"]}  # fmt: skip
+    expected = row(summarise(records(same), "erm"), "mbcd", "a")
+    for name in ("difference", "difference_low", "p", "mcnemar"):
+        assert found[name] == pytest.approx(expected[name])
+    assert row(summarise(records(methods), "erm"), "erm", "a")["N"] == 40
+
+
+def test_what_a_difference_rests_on_is_said():
+    methods = {"erm": {A: cell(drawn(0.5, 3, 50, 0))},
+               "mbcd": {A: cell(drawn(0.5, 1, 50, 1))}}  # fmt: skip
+    frame = summarise(records(methods), "erm")
+    assert row(frame, "mbcd", "a")["difference_covers"] == "clips"
+    assert "clips alone where one" in table_text.difference_caption(frame)
+
+
+def test_in_domain_says_that_its_clips_chose_the_epoch():
+    frame = summarise(records({"erm": {A: cell([[1, 0]])}}))
+    text = table_text.caption(frame.assign(evaluation="in_domain"))
+    assert "which also chose the epoch" in text
+    text = table_text.caption(frame.assign(evaluation="in_domain", rule="last"))
+    assert "chose the epoch" not in text
 
 
 def test_an_unknown_reference_is_named():
@@ -154,6 +187,7 @@ def test_latex_escapes_and_ticks():
     }
     found = summarise(Records(blocks, "source", "target", names={"erm": "50% #1"}))
     text = table_text.latex(found)
+    assert "p $<$ .05" in text and "<" not in text.replace("$<$", "")
     assert r"my\_data \& more" in text and r"50\% \#1" in text
     rows = [line for line in text.splitlines() if line.startswith(r"50\%")]
     assert [line.count(r"\checkmark") for line in rows] == [2, 1]

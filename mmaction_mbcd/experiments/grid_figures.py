@@ -1,0 +1,93 @@
+"""Figures of a grid: the methods of one place side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ..analysis.figure_kinds import KINDS, FigureOptions, make_figure
+from ..errors import UsageError
+from .experiment import Experiment, PlannedRun
+
+FROM_RECORDS = ("curves", "modalities", "balance")
+"""Kinds that read logs and kept predictions: no checkpoint is evaluated."""
+
+FOLDER = "figures"
+"""Of the grid's folder; ``report`` puts what lies there into its page."""
+
+
+def draw(
+    experiment: Experiment,
+    kinds: Sequence[str] = FROM_RECORDS,
+    seed: int | None = None,
+    options: FigureOptions | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> Iterator[Path | str]:
+    """Draws each kind once for each data set, set of modalities, sources and target.
+
+    Args:
+        experiment: Its finished runs.
+        kinds: Keys of :data:`.figure_kinds.KINDS`.
+        seed: Whose runs; the grid's first if None.
+        options: Of the figures; their folder is set here.
+        advance: Called behind each figure.
+
+    Yields:
+        The files, and in words what could not be drawn.
+
+    Raises:
+        UsageError: For a kind that is none, or if no run of the seed is finished.
+    """
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(
+            f"no figures of kind {', '.join(unknown)}; there are {', '.join(KINDS)}"
+        )
+    groups = by_place(experiment, seed)
+    if not groups:
+        raise UsageError(
+            f"no run of seed {seed} in {experiment.out} is finished: run it first"
+        )
+    for place, runs in groups.items():
+        for kind in kinds:
+            try:
+                yield from _draw(experiment, kind, place, runs, options)
+            except UsageError as error:
+                yield f"no {kind} of {place}: {error}"
+            advance()
+
+
+def by_place(
+    experiment: Experiment, seed: int | None = None
+) -> dict[str, list[PlannedRun]]:
+    """Finished runs of one seed that belong in one figure, by what they share."""
+    seed = experiment.grid.seeds[0] if seed is None else seed
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in experiment.runs:
+        spec = run.spec
+        if spec.purpose == "grid" and spec.seed == seed:
+            if run.folder.state == "finished":
+                shared = (spec.dataset, "-".join(spec.modalities), spec.place)
+                name = "_".join([*filter(None, shared), f"seed{seed}"])
+                groups.setdefault(name, []).append(run)
+    return groups
+
+
+def _draw(
+    experiment: Experiment,
+    kind: str,
+    place: str,
+    runs: Sequence[PlannedRun],
+    options: FigureOptions | None,
+) -> Iterator[Path]:
+    out = experiment.out / FOLDER
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        own = dataclasses.replace(options or FigureOptions(out), out=Path(folder))
+        named = [f"{run.spec.name}={run.folder.path}" for run in runs]
+        files, _ = make_figure(kind, named, own)
+        for file in files:
+            name = re.sub(r"[^\w.+-]", "-", f"{place}_{file.name}")
+            yield file.rename(out / name)
