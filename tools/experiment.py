@@ -141,7 +141,10 @@ def _add_job_share(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what a job may use")
     group.add_argument("--cpus", type=int, metavar="N", help="default: all it may")
     group.add_argument(
-        "--gpus-per-job", type=int, default=1, metavar="N", help="through torchrun"
+        "--gpus-per-job",
+        type=int,
+        metavar="N",
+        help="through torchrun (default: as planned)",
     )
 
 
@@ -537,6 +540,7 @@ def job(args: argparse.Namespace, console: Console) -> int:
     """Does one run, in the foreground."""
     experiment = Experiment.open(args.out, REPO)
     run = single.find(experiment, args.name)
+    _as_before(args)
     try:
         share = local.shares(1, None, args.gpus_per_job, args.cpus)[0]
         single.work(experiment, run, share)
