@@ -20,8 +20,6 @@ import types
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
-from .processes import end_with_parent
-
 SUPPORTED = {
     # package: (lowest version admitted, first version refused)
     "torch": ((2, 6), (2, 14)),  # 2.6 is the first to load weights only by default
@@ -271,7 +269,11 @@ def end_with_launcher() -> None:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    end_with_parent()
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        # As processes.end_with_parent, which this module, read alone, has not.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     launcher = os.environ.get(LAUNCHER)
     if launcher is not None and not osp.exists(f"/proc/{launcher}"):
         os._exit(128 + signal.SIGKILL)  # it died before this process could ask

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoint_files import checkpoints_in
-from ..cli import first_dataset, load_config
+from ..cli import add_data_options, first_dataset, load_config
 from ..errors import UsageError
 from .trained import TrainedModel
 
@@ -71,13 +71,12 @@ class Run:
                 f"{self.folder} holds {len(found)} config files (*.py); the folder of "
                 "a run of tools/train.py has one"
             )
-        return load_config(
-            argparse.Namespace(
-                config=str(found[0]), cfg_options=None, data_root=data_root,
-                modalities=None, target=None, sources=None, sampling=None,
-                per_target_values=False,
-            )
-        )  # fmt: skip
+        parser = argparse.ArgumentParser()
+        parser.add_argument("config")
+        add_data_options(parser)
+        args = parser.parse_args([str(found[0])])
+        args.data_root = data_root
+        return load_config(args)
 
     def checkpoint(self, rule: str = "best") -> Path:
         """The file that was asked for, or that of a rule.

@@ -109,8 +109,10 @@ def test_an_end_from_outside(quick, number, code, word, whole_group):
     assert process.exitcode == 0 and states(quick.experiment) == ["finished"] * 3
     for run, attempts in zip(quick.experiment.runs, (2, 2, 1), strict=True):
         assert run.folder.results("last")["epoch"] == 3
-        assert (run.folder.path / "train.log").read_text().split() == [
-            "epoch", "1", "epoch", "2", "epoch", "3",
+        # Beside what Ctrl-C made the stand-in for a tool say.
+        log = (run.folder.path / "train.log").read_text().splitlines()
+        assert [line for line in log if line.startswith("epoch")] == [
+            "epoch 1", "epoch 2", "epoch 3",
         ]  # fmt: skip
         assert run.folder.noted["attempts"] == attempts
 
