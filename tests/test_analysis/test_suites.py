@@ -433,6 +433,7 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
     assert numbers(tmp_path) == before
 
 
+@pytest.mark.long
 def test_an_interrupted_evaluation_goes_on(
     tool, tiny_data, checkpoint, tmp_path, monkeypatch
 ):
@@ -538,6 +539,7 @@ class TestOutOfDistribution:
         args = options(tiny_data, checkpoint, tmp_path / "out", "ood")
         assert message in refusal(tool, [*args, *changes], capsys)
 
+    @pytest.mark.long
     def test_held_out_classes(self, tool, tiny_data, tmp_path):
         saved = save_checkpoint(
             read_config(tiny_data), tmp_path / "c.pth", held_out_classes=["spin"]

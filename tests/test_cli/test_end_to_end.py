@@ -145,6 +145,7 @@ def test_mmaction2s_own_tools_run_the_same_config(repo, tiny_data, tmp_path, met
     assert (tmp_path / "epoch_2.pth").exists()
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_bit(repo, tiny_data, tmp_path):
     """SIGKILL inside an epoch, then within a validation; two workers, real media."""
     config = tmp_path / "with_kill_hook.py"
@@ -221,6 +222,7 @@ def trained_by_two(repo, data, folder):
     return best
 
 
+@pytest.mark.long
 def test_two_processes_through_dist_train(repo, tiny_data, tmp_path):
     best = torch.load(trained_by_two(repo, tiny_data, tmp_path))
     assert best["meta"]["experiment"]["sources"] == ["studio", "street"]

@@ -64,6 +64,7 @@ def test_balance_by_the_tool(repo, trained, tmp_path):
     assert s.between(1 / 6, 1).all() and values["grad_cos"].abs().max() <= 1
 
 
+@pytest.mark.long
 def test_modalities_by_the_tool_equal_the_runs_own_validation(repo, trained, tmp_path):
     runs = [f"{weights}={trained}@{weights}" for weights in ("teacher", "student")]
     options = ["--roles", "source", "--out", tmp_path]
@@ -75,6 +76,7 @@ def test_modalities_by_the_tool_equal_the_runs_own_validation(repo, trained, tmp
         assert found["student", head] == pytest.approx(logged[f"student/{key}/top1"])
 
 
+@pytest.mark.long
 def test_shapley_on_a_choice_of_clips(trained, tmp_path):
     data = figure("shapley", f"MBCD={trained}", out=tmp_path, clips=6, roles=["source"])
     assert (data["N"] == 6).all() and (data["role"] == "source").all()

@@ -246,6 +246,7 @@ def test_several_configs_end_in_one_table(tmp_path, repo, tools, capsys):
     assert "75.0" in row
 
 
+@pytest.mark.long
 def test_three_commands_from_raw_videos_to_a_table(tmp_path, repo, capsys):
     """The three commands of docs/data.md, in processes of their own."""
     data = write_own(tmp_path / "data", clips=4)
