@@ -313,9 +313,9 @@ def over_searches(frame: pd.DataFrame) -> pd.DataFrame:
         frame: From :func:`tabulate`, with a column ``target_accuracy``.
 
     Returns:
-        Per dataset, modalities, place and method: ``searches`` (S), ``mean`` and ``se``
-        (sd with ddof 1 / sqrt(S); NaN for one search) of the chosen trials' accuracy
-        on the target.
+        One row per dataset, modalities, place and method with ``searches`` (S),
+        ``mean`` and ``se`` (sd with ddof 1 / sqrt(S); NaN for one search) of the chosen
+        trials' accuracy on the target.
     """
     chosen = frame[frame.chosen].groupby(GROUP[1:], sort=False).target_accuracy
     return chosen.agg(searches="size", mean="mean", se="sem").reset_index()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy.stats import sem, t
+from scipy import stats
 
 from ...evaluation.predictions import Predictions
 from ..calibration import (
@@ -34,7 +34,9 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return np.nan, np.nan
-    low, high = t.interval(0.95, len(values) - 1, values.mean(), sem(values))
+    low, high = stats.t.interval(
+        0.95, len(values) - 1, values.mean(), stats.sem(values)
+    )
     return float(low), float(high)
 
 
