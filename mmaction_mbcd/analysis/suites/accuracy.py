@@ -25,7 +25,7 @@ from .base import (
     with_interval,
     worth_showing,
 )
-from .readings import CLEAN, Reading, Subject
+from .readings import CLEAN
 
 _WRITTEN = 12  # classes up to which a cell of a matrix says its number
 
@@ -144,10 +144,6 @@ class Accuracy(Suite):
     """Per domain, class and modality, with Wilson's intervals; confusion matrices."""
 
     name = "accuracy"
-
-    def readings(self, subject: Subject) -> list[Reading]:
-        """The clean data."""
-        return [subject.clean()]
 
     def report(
         self, predictions: Mapping[str, Predictions], folder: Path

@@ -43,13 +43,13 @@ class Suite(ABC):
 
     name: ClassVar[str]
 
-    @abstractmethod
     def readings(self, subject: Subject) -> list[Reading]:
-        """What has to be read.
+        """What has to be read: the clean data, unless a suite says more.
 
         Raises:
             UsageError: If the suite cannot be run on this model and data.
         """
+        return [subject.clean()]
 
     @abstractmethod
     def report(

@@ -20,7 +20,7 @@ from ..calibration import (
 )
 from ..figures import OKABE_ITO, figure_style, panels, save_figure, shared_legend
 from .base import Suite, Table, percent, skipped_note, title_of
-from .readings import CLEAN, Reading, Subject
+from .readings import CLEAN
 
 BINS = 15
 """As Guo et al. (ICML 2017)."""
@@ -144,10 +144,6 @@ class Calibration(Suite):
     bins: int = BINS
 
     name = "calibration"
-
-    def readings(self, subject: Subject) -> list[Reading]:
-        """The clean data."""
-        return [subject.clean()]
 
     def report(
         self, predictions: Mapping[str, Predictions], folder: Path

@@ -13,7 +13,7 @@ from ...evaluation.predictions import Predictions
 from ..detection import SCORES, misclassification
 from ..figures import colours, figure_style, panels, save_figure, shared_legend
 from .base import Suite, Table, percent, skipped_note, title_of
-from .readings import CLEAN, Reading, Subject
+from .readings import CLEAN
 
 NAMES = dict(msp="max. probability", energy="energy", entropy="entropy")
 """Titles of :data:`.detection.SCORES`."""
@@ -119,10 +119,6 @@ class Detection(Suite):
     """AURC, E-AURC, AUROC and FPR95 by maximum probability, energy and entropy."""
 
     name = "detection"
-
-    def readings(self, subject: Subject) -> list[Reading]:
-        """The clean data."""
-        return [subject.clean()]
 
     def report(
         self, predictions: Mapping[str, Predictions], folder: Path

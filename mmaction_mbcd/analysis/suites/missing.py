@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 
 from ...evaluation.predictions import Predictions
 from ..figures import figure_style, panels, save_figure
+from ..shapley import coalitions
 from .base import (
     ALL,
     Suite,
@@ -30,11 +30,7 @@ _FOLDER = "missing/"
 
 def subsets_of(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     """Every non-empty subset, each in the order of fusion; all of them come first."""
-    return [
-        subset
-        for size in range(len(modalities), 0, -1)
-        for subset in combinations(modalities, size)
-    ]
+    return sorted(coalitions(modalities)[1:], key=len, reverse=True)
 
 
 def file_of(subset: Sequence[str], modalities: Sequence[str]) -> str:
