@@ -65,6 +65,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-root", help="folder of the dataset")
     parser.add_argument(
+        "--frame-store",
+        metavar="FOLDER",
+        help="read frames from this store, which tools/data/pack.py made (default: the "
+        "config's; none: the data set's own files)",
+    )
+    parser.add_argument(
         "--sampling",
         choices=SAMPLINGS,
         help="which frames and sound are a sample: as in the published code, or with "
@@ -107,6 +113,8 @@ def load_config(args: argparse.Namespace) -> Config:
         set_domains(cfg, args.target, args.sources)
     if args.held_out_classes is not None:
         set_datasets(cfg, held_out_classes=args.held_out_classes)
+    if args.frame_store is not None:
+        set_datasets(cfg, frame_store=args.frame_store)
     if args.sampling is not None:
         set_datasets(cfg, sampling=args.sampling)
     infer_class_counts(cfg)

@@ -309,7 +309,7 @@ def extract(
         return 0
 
     interrupted = 0
-    with _claim(settings_file, extraction.name) as file, sigterm_raises():
+    with claim(settings_file, extraction.name) as file, sigterm_raises():
         if not overwrite:
             _check_settings(settings_file, plans, extraction)
         try:
@@ -355,7 +355,7 @@ def _convert(
 
 
 @contextmanager
-def _claim(path: Path, name: str) -> Iterator[TextIO]:
+def claim(path: Path, name: str) -> Iterator[TextIO]:
     """Opens the settings file and keeps other runs out of the folder.
 
     It is locked while the run lasts: temporary names are the same in every run.

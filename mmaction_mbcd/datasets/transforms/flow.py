@@ -8,7 +8,8 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
 from ...flow_coding import FLOW_ZERO
-from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError
+from ..frame_store import StoredClip
+from .loading import DECODER_ERRORS, DecodeVideo, OpenVideo, UnreadableMediaError
 from .readers import read_frames
 
 
@@ -30,6 +31,8 @@ class OpenFlowPair(OpenVideo):
             UnreadableMediaError: If one cannot be read, or they differ by more than a
                 frame.
         """
+        if results.get("frame_store"):
+            return self._open_stored(results)
         if results.get("filename_tmpl"):
             return results
         readers = tuple(self.open(results, name) for name in results["filename"])
@@ -61,6 +64,8 @@ class DecodeFlowPair(BaseTransform):
             UnreadableMediaError: If a frame cannot be decoded, or the two videos
                 differ in size.
         """
+        if isinstance(results["video_reader"], StoredClip):
+            return DecodeVideo()(results)
         components = []
         indices = np.ravel(results["frame_inds"])
         for reader, name in zip(
