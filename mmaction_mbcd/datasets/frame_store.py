@@ -18,6 +18,7 @@ import json
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import path as osp
@@ -31,7 +32,12 @@ from .presence import is_there
 
 FORMAT = 1
 SETTINGS = "frame_store.json"
-CODECS = ("jpeg", "png")
+CODECS = {"jpeg": (".jpg", ".jpg"), "png": (".png", ".png"), "pnm": (".ppm", ".pgm")}
+"""Endings of coloured and of grey images. ``pnm`` is not compressed at all."""
+
+_ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("checksum", "<u4")])
+_END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
+_TAIL = 2048  # bytes that hold the comment of nearly every entry
 
 _HELP = "make it, or make it anew, by `python tools/data/pack.py CONFIG --out {root}`"
 
@@ -105,7 +111,7 @@ class StoreSettings:
     """How the frames of a store were made.
 
     Attributes:
-        codec: ``'jpeg'``, or ``'png'``, which loses nothing.
+        codec: ``'jpeg'``; ``'png'`` and ``'pnm'`` lose nothing.
         quality: Of JPEG, 1 to 100.
         short_sides: ``{modality: pixels}`` to which frames were made smaller, None
             where they have the size of the source.
@@ -118,12 +124,11 @@ class StoreSettings:
     @property
     def lossless(self) -> bool:
         """Whether reading from the store gives what the sources give, to the bit."""
-        return self.codec == "png"
+        return self.codec != "jpeg"
 
-    @property
-    def suffix(self) -> str:
+    def suffix(self, grey: bool) -> str:
         """Of the images' names."""
-        return {"jpeg": ".jpg", "png": ".png"}[self.codec]
+        return CODECS[self.codec][grey]
 
     def of(self, modality: str) -> list:
         """What decides over a modality's frames, as an entry records it."""
@@ -132,7 +137,8 @@ class StoreSettings:
 
     def describe(self) -> str:
         """In a few words, for a report."""
-        return "PNG, lossless" if self.lossless else f"JPEG, quality {self.quality}"
+        loss = "lossless" if self.lossless else f"quality {self.quality}"
+        return f"{self.codec.upper()}, {loss}"
 
     def text(self) -> str:
         """The file that a store keeps them in."""
@@ -158,7 +164,7 @@ class StoreSettings:
             with open(path) as file:
                 known = json.load(file)
             found = cls(**{k: v for k, v in known.items() if k != "format"})
-            found.suffix  # noqa: B018  an unknown codec
+            found.suffix(grey=False)  # an unknown codec
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise FrameStoreError(
                 f"frame_store={root!r} is not a frame store ({path}: "
@@ -194,6 +200,9 @@ def leading_short_side(transforms: Sequence[Callable]) -> int | None:
 class StoredClip:
     """The frames of an entry by their number, with the reading methods of a decoder.
 
+    It reads the archive by the index that :func:`finish` left in it, since a zip
+    file's own directory takes as long to parse as ten frames to decode.
+
     Args:
         path: The zip file.
         decode: ``(bytes, grey) -> (H, W, 3)`` or ``(H, W)`` uint8.
@@ -204,12 +213,29 @@ class StoredClip:
     """
 
     def __init__(self, path: str, decode: Callable[[bytes, bool], np.ndarray]) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-            self.facts: dict[str, Any] = json.loads(self._zip.comment)
-        except (zipfile.BadZipFile, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
         self.path, self._decode = path, decode
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed with this
+        self.facts: dict[str, Any] = json.loads(self._comment())
+        self._parts = ("",) if self.facts["components"] == 1 else ("x", "y")
+        count = self.facts["frames"] * len(self._parts)
+        data = self._read(self.facts["index"], count * _ROW.itemsize)
+        self._index = np.frombuffer(data, _ROW).reshape(-1, len(self._parts))
+
+    def _comment(self) -> bytes:
+        size = os.fstat(self._file.fileno()).st_size
+        for length in (_TAIL, 1 << 17):
+            start = max(size - length, 0)
+            tail = self._read(start, size - start)
+            place = tail.rfind(_END_OF_ARCHIVE)
+            if place >= 0:
+                return tail[place + _END_SIZE :]
+        raise ValueError(f"{self.path} is damaged: it is no zip archive, or cut off")
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._file.fileno(), size, offset)
+        if len(data) < size:
+            raise ValueError(f"{self.path} is damaged: it is cut off")
+        return data
 
     def __len__(self) -> int:
         """One more than the largest number."""
@@ -218,14 +244,6 @@ class StoredClip:
     def get_avg_fps(self) -> float:
         """Frames per second; 0 where the source does not say."""
         return self.facts["fps"]
-
-    def intact(self) -> bool:
-        """Whether every image is there, with its checksum."""
-        parts = ("",) if self.facts["components"] == 1 else "xy"
-        numbers = range(self.facts["first"], len(self))
-        suffix = self.facts["suffix"]
-        wanted = {image_name(n, part, suffix) for n in numbers for part in parts}
-        return wanted == {*self._zip.namelist()} and self._zip.testzip() is None
 
     def get_batch(self, indices: np.ndarray) -> list[np.ndarray]:
         """Decodes frames by number, each once.
@@ -236,28 +254,57 @@ class StoredClip:
         Raises:
             ValueError: If one is not there, or damaged.
         """
-        numbers = [int(i) for i in indices]
-        found = {n: self._frame(n) for n in dict.fromkeys(numbers)}
-        seen: set[int] = set()
-        frames = []
-        for number in numbers:
-            # A later transform may write into an image.
-            frames.append(found[number].copy() if number in seen else found[number])
-            seen.add(number)
+        frames, found = [], {}
+        for number in map(int, indices):
+            if number in found:  # a later transform may write into an image
+                frames.append(found[number].copy())
+            else:
+                frames.append(self._frame(number))
+                found[number] = frames[-1]
         return frames
 
-    def _frame(self, number: int) -> np.ndarray:
-        if self.facts["components"] == 1:
-            return self._image(number, "", False)
-        return np.stack([self._image(number, part, True) for part in "xy"], axis=-1)
+    def intact(self) -> bool:
+        """Whether every image has its checksum."""
+        rows = self._index.ravel()
+        return all(zlib.crc32(self._read(*row[:2])) == row[2] for row in rows.tolist())
 
-    def _image(self, number: int, part: str, grey: bool) -> np.ndarray:
-        name = image_name(number, part, self.facts["suffix"])
-        try:
-            return self._decode(self._zip.read(name), grey)
-        except (KeyError, zipfile.BadZipFile, ValueError) as error:
-            reason = "is not there" if isinstance(error, KeyError) else error
-            raise ValueError(f"{name} in {self.path}: {reason}") from error
+    def _frame(self, number: int) -> np.ndarray:
+        place = number - self.facts["first"]
+        if not 0 <= place < len(self._index):
+            raise ValueError(f"{self.path} has no frame {number}")
+        rows = self._index[place].tolist()
+        images = [self._image(row, len(rows) > 1) for row in rows]
+        return images[0] if len(images) == 1 else np.stack(images, axis=-1)
+
+    def _image(self, row: tuple[int, int, int], grey: bool) -> np.ndarray:
+        offset, size, checksum = row
+        data = self._read(offset, size)
+        if zlib.crc32(data) != checksum:
+            raise ValueError(f"{self.path} is damaged: a frame fails its checksum")
+        return self._decode(data, grey)
+
+
+def finish(archive: zipfile.ZipFile, facts: Mapping) -> None:
+    """Writes an archive's index and its comment.
+
+    Args:
+        archive: With its images, frame by frame, x before y, and nothing else.
+        facts: What the entry says of itself.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    images = archive.infolist()
+    if not images:
+        raise ValueError("the clip has no frames")
+    rows = [
+        # Behind each member's local header, which is 30 bytes and the name.
+        (each.header_offset + 30 + len(each.filename), each.file_size, each.CRC)
+        for each in images
+    ]
+    archive.writestr("index", np.array(rows, _ROW).tobytes())
+    index = archive.getinfo("index").header_offset + 30 + len("index")
+    archive.comment = json.dumps(dict(facts, index=index)).encode()
 
 
 def image_name(number: int, part: str, suffix: str) -> str:

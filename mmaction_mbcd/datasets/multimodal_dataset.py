@@ -604,5 +604,5 @@ def _tensor(results: dict, modality: str) -> torch.Tensor:
                 return torch.from_numpy(np.ascontiguousarray(value))
     raise ValueError(
         f"the pipeline of {modality!r} left neither a tensor nor an array in 'imgs' or "
-        f"'audios' (keys {sorted(results)}): end it with FormatShape or FormatAudio"
+        f"'audios' (keys {sorted(results)}): end it with FormatClip or FormatAudio"
     )

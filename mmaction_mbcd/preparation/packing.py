@@ -46,6 +46,7 @@ from ..datasets.frame_store import (
     StoredClip,
     StoreSettings,
     entry_path,
+    finish,
     image_name,
     is_made_of,
     leading_short_side,
@@ -122,7 +123,7 @@ class PackFrames:
                 facts |= self._decode(archive, clip, results)
             else:
                 facts |= self._copy(archive, clip, images)
-            archive.comment = json.dumps(facts).encode()
+            finish(archive, facts)
         return dict(results, imgs=np.array([path.stat().st_size]))
 
     @property
@@ -149,10 +150,12 @@ class PackFrames:
     def _copy(archive: zipfile.ZipFile, clip: Clip, images: list[bytes]) -> dict:
         parts = "xy"[: len(clip.files)] if len(clip.files) > 1 else ("",)
         suffix = os.path.splitext(clip.template)[1]
-        names = [image_name(n, part, suffix) for part in parts for n in clip.numbers]
-        for name, data in zip(names, images, strict=True):
-            archive.writestr(name, data)
-        return dict(frames=clip.frames, components=len(parts), suffix=suffix)
+        # The files come folder by folder.
+        folders = [images[i * clip.frames :][: clip.frames] for i in range(len(parts))]
+        for number, those in zip(clip.numbers, zip(*folders, strict=True), strict=True):
+            for part, data in zip(parts, those, strict=True):
+                archive.writestr(image_name(number, part, suffix), data)
+        return dict(frames=clip.frames, components=len(parts))
 
     def _decode(self, archive: zipfile.ZipFile, clip: Clip, results: dict) -> dict:
         numbers = np.asarray(clip.numbers)
@@ -168,10 +171,10 @@ class PackFrames:
                 parts = ("x", "y") if image.shape[-1] == 2 else ("",)
                 planes = np.moveaxis(image, -1, 0) if len(parts) > 1 else (image,)
                 for part, plane in zip(parts, planes, strict=True):
-                    name = image_name(int(number), part, self.settings.suffix)
-                    archive.writestr(name, encode_image(plane, self.settings))
-        suffix = self.settings.suffix
-        return dict(frames=len(numbers), components=len(parts), suffix=suffix)
+                    suffix = self.settings.suffix(grey=bool(part))
+                    data = encode_image(plane, suffix, self.settings.quality)
+                    archive.writestr(image_name(int(number), part, suffix), data)
+        return dict(frames=len(numbers), components=len(parts))
 
 
 @dataclass(frozen=True)
@@ -210,17 +213,18 @@ class PackSound:
         return dict(results, audios=np.array([path.stat().st_size]))
 
 
-def encode_image(image: np.ndarray, settings: StoreSettings) -> bytes:
-    """An image as the settings have it.
+def encode_image(image: np.ndarray, suffix: str, quality: int) -> bytes:
+    """One image as a file.
 
     Args:
         image: ``(H, W, 3)`` RGB, or ``(H, W)``; uint8.
-        settings: Codec and quality.
+        suffix: Says the format.
+        quality: Of JPEG.
     """
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    options = [] if settings.lossless else [cv2.IMWRITE_JPEG_QUALITY, settings.quality]
-    done, data = cv2.imencode(settings.suffix, np.ascontiguousarray(image), options)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(image), options)
     if not done:
         raise ValueError(f"an image of shape {image.shape} cannot be encoded")
     return data.tobytes()

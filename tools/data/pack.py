@@ -8,9 +8,9 @@ Example:
 Every frame becomes an image of its own, in the size to which the config's pipelines
 resize it first, so that a training read decodes only the frames that it samples. The
 sources must stay where they are: an entry whose source has changed is refused, and made
-again by the same command, which also goes on after a kill. ``--lossless`` stores PNG:
-two to six times as large, slower to read, and bit for bit what the sources give. See
-``mmaction_mbcd/datasets/frame_store.py`` for the format.
+again by the same command, which also goes on after a kill. See
+``mmaction_mbcd/datasets/frame_store.py`` for the format, docs/performance.md for what
+each codec costs.
 """
 
 import argparse
@@ -26,6 +26,7 @@ except KeyboardInterrupt:  # the import takes seconds
     sys.exit(130)
 
 from mmaction_mbcd import cli
+from mmaction_mbcd.datasets.frame_store import CODECS
 from mmaction_mbcd.preparation.packing import pack, store_settings, verify
 
 
@@ -42,16 +43,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the store (default: frame_store in the data set's folder)",
     )
     parser.add_argument(
+        "--codec",
+        choices=CODECS,
+        default="jpeg",
+        help="jpeg; png and pnm give bit for bit what the sources give: png is about "
+        "five times as large and slower to read, pnm is not compressed and the fastest "
+        "where the disk is (default: %(default)s)",
+    )
+    parser.add_argument(
         "--quality",
         type=int,
         default=92,
         metavar="N",
         help="of JPEG, 1 to 100 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--lossless",
-        action="store_true",
-        help="PNG: what is read is bit for bit what the sources give",
     )
     parser.add_argument(
         "--workers", type=int, help="processes (default: one for each core)"
@@ -87,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(out or Path(cli.first_dataset(cfg)["data_root"], "frame_store"))
         if args.verify:
             return verify(cfg, out, args.workers)
-        codec = "png" if args.lossless else "jpeg"
-        settings = store_settings(cfg, codec, args.quality)
+        settings = store_settings(cfg, args.codec, args.quality)
         return pack(cfg, out, settings, args.workers, args.dry_run, args.overwrite)
 
 

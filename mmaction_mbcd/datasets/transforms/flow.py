@@ -1,7 +1,6 @@
 """Optical flow stored as images of its x and its y component."""
 
 import cv2
-import mmcv
 import numpy as np
 from mmaction.datasets.transforms import Flip
 from mmaction.registry import TRANSFORMS
@@ -11,6 +10,8 @@ from ...flow_coding import FLOW_ZERO
 from ..frame_store import StoredClip
 from .loading import DECODER_ERRORS, DecodeVideo, OpenVideo, UnreadableMediaError
 from .readers import read_frames
+
+_AXES = {"horizontal": 1, "vertical": 0}  # of cv2.flip
 
 
 @TRANSFORMS.register_module()
@@ -135,7 +136,8 @@ class ClipFlip(Flip):
 
     def _flip_imgs(self, imgs: list[np.ndarray], modality: str) -> list[np.ndarray]:
         if modality != "Flow":
-            return [mmcv.imflip(img, self.direction) for img in imgs]
+            # OpenCV's copy: NumPy's mirrored view would be copied pixel by pixel later.
+            return [cv2.flip(img, _AXES[self.direction]) for img in imgs]
         if imgs[0].ndim != 3 or imgs[0].shape[-1] != 2:
             raise ValueError(
                 "ClipFlip needs flow frames of shape (H, W, 2), as DecodeFlowPair "
