@@ -27,7 +27,12 @@ STOCK, SOURCES = "MMAction2's transforms", "files"
 class StockHACDataset(HACDataset):
     """HAC whose flow is two videos, which is what MMAction2's transforms can read."""
 
-    MODALITY_TYPES = {"video": "RGB", "flow_x": "RGB", "flow_y": "RGB", "audio": "Audio"}
+    MODALITY_TYPES = {
+        "video": "RGB",
+        "flow_x": "RGB",
+        "flow_y": "RGB",
+        "audio": "Audio",
+    }
 
     def rows(self, domain: str, split: str) -> list[dict]:
         """The rows, with a modality for each component."""
@@ -204,7 +209,9 @@ def compare_readings(
     return figures
 
 
-def profile_reading(dataset: MultiModalDataset, clips: int, top: int = 10) -> list[dict]:
+def profile_reading(
+    dataset: MultiModalDataset, clips: int, top: int = 10
+) -> list[dict]:
     """The functions in which most of the time is spent, of reading some clips."""
     profile = cProfile.Profile()
     profile.enable()

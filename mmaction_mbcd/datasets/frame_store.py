@@ -3,12 +3,12 @@
 Decoding a few frames of H.264 means decoding all that they refer to. A frame store
 (``tools/data/pack.py`` makes it) holds each frame as an image of its own, in the size
 to which the pipelines resize it anyway, so that reading a clip is opening one file and
-decoding the frames that were sampled, and no others.
+decoding the frames that were sampled, and no others. Sound is read from its WAV files,
+which hold samples already: a part of one is one seek.
 
 A clip's file is a zip archive of images, uncompressed but for the images themselves,
-which any tool can open; its comment says in JSON what it was made of. Sound lies beside
-it as WAV, where the source is not WAV already. The sources stay the truth: an entry
-whose source has changed since is refused.
+which any tool can open; its comment says in JSON what it was made of. The sources stay
+the truth: an entry whose source has changed since is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from os import path as osp
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 
 from .errors import DataError
 from .presence import is_there
@@ -143,14 +142,6 @@ class StoreSettings:
     def text(self) -> str:
         """The file that a store keeps them in."""
         return json.dumps(dict(format=FORMAT, **asdict(self)), indent=2) + "\n"
-
-    def place(self, root: str, data_root: str, modality: str, clip: Clip) -> str | None:
-        """Where a clip's entry lies in a store; None for sound that is WAV."""
-        if modality in self.short_sides:
-            return entry_path(root, data_root, modality, clip)
-        if is_samples(clip.files[0]):
-            return None
-        return sound_path(root, data_root, modality, clip.files[0])
 
     @classmethod
     def load(cls, root: str) -> StoreSettings:
@@ -370,21 +361,6 @@ class FrameStore:
         self._refuse_stale(path, clip, stored.facts)
         return stored
 
-    def sound(self, modality: str, file: str) -> str:
-        """Where the samples of a sound file are: in the store, or in itself if WAV.
-
-        Raises:
-            FrameStoreError: If there is no entry, or its source has changed.
-        """
-        if is_samples(file):
-            return file
-        clip = Clip((file,))
-        path = sound_path(self.root, self.data_root, modality, file)
-        if not is_there(path):
-            raise FrameStoreError(self._missing(path))
-        self._refuse_stale(path, clip, sound_facts(path))
-        return path
-
     def gaps(self, rows: Sequence[Mapping], modalities: Sequence[str]) -> list[str]:
         """The entries that rows need and the store does not have: one look for each."""
         wanted = dict.fromkeys(
@@ -398,12 +374,12 @@ class FrameStore:
     def _entry_of(self, row: Mapping, modality: str) -> str | None:
         files = row["files"].get(modality)
         extras = row.get("extras", {}).get(modality, {})
-        if files is None:
+        if files is None or modality not in self.settings.short_sides:
             return None
         clip = Clip.of(files, extras)
         if not all(map(is_there, clip.files)):
             return None  # the sample lacks the modality
-        return self.settings.place(self.root, self.data_root, modality, clip)
+        return entry_path(self.root, self.data_root, modality, clip)
 
     def _missing(self, path: str) -> str:
         return f"the frame store has no {path}: {_HELP.format(root=self.root)}"
@@ -428,35 +404,12 @@ def is_made_of(clip: Clip, facts: Mapping) -> bool:
     return clip.stamp() == facts["stamp"] or clip.digest() == facts["sha256"]
 
 
-def is_samples(file: str) -> bool:
-    """Whether a sound file is one from which a part is read by one seek."""
-    return file.lower().endswith(".wav")
-
-
 def entry_path(root: str, data_root: str, modality: str, clip: Clip) -> str:
     """Where the frames of a clip lie in a store."""
     place = _inside(root, data_root, modality, clip.files[0])
     if clip.frames is not None:
         place += f"_{clip.first}-{clip.first + clip.frames - 1}"
     return f"{place}.zip"
-
-
-def sound_path(root: str, data_root: str, modality: str, file: str) -> str:
-    """Where the samples of a sound file lie in a store."""
-    return f"{_inside(root, data_root, modality, file)}.wav"
-
-
-def sound_facts(path: str) -> dict:
-    """What an entry of sound was made of.
-
-    Raises:
-        FrameStoreError: If it does not say.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            return json.loads(file.comment)
-    except (soundfile.SoundFileError, ValueError) as error:
-        raise FrameStoreError(f"{path} is damaged: {error}; pack again") from error
 
 
 def _inside(root: str, data_root: str, modality: str, file: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import math
 import os
 import pickle
@@ -31,7 +30,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import soundfile
 from mmaction.datasets.transforms import Resize, SampleFrames
 from mmengine.config import Config
 from rich.console import Console
@@ -50,8 +48,6 @@ from ..datasets.frame_store import (
     image_name,
     is_made_of,
     leading_short_side,
-    sound_facts,
-    sound_path,
 )
 from ..datasets.presence import is_there
 from ..datasets.transforms.images import decode_image
@@ -69,7 +65,6 @@ _SAMPLED = 24
 _SECONDS = 3600.0  # one clip may take this long
 _SHOWN = 20  # problems that are printed
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TYPES = {"PCM_S8": "PCM_16", "PCM_U8": "PCM_16", "PCM_16": "PCM_16"}
 
 
 # --------------------------------------------------------------------------------
@@ -177,42 +172,6 @@ class PackFrames:
         return dict(frames=len(numbers), components=len(parts))
 
 
-@dataclass(frozen=True)
-class PackSound:
-    """Writes the samples of a sound file that is not WAV, all of them.
-
-    Attributes:
-        root: The store.
-        data_root: The data set's folder.
-    """
-
-    root: str
-    data_root: str
-
-    def __call__(self, results: dict) -> dict:
-        """Writes the entry.
-
-        Raises:
-            UnreadableMediaError: If it cannot be decoded.
-        """
-        source, modality = results["filename"], results["modality_key"]
-        path = Path(sound_path(self.root, self.data_root, modality, source))
-        clip = Clip((source,))
-        facts = dict(format=FORMAT, **made_of(clip))
-        try:
-            with soundfile.SoundFile(source) as file:
-                kind, rate = _TYPES.get(file.subtype, "FLOAT"), file.samplerate
-                samples = file.read(dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, OSError, ValueError) as error:
-            raise UnreadableMediaError.of(results, error) from error
-        with complete(path) as new, soundfile.SoundFile(
-            new, "w", rate, samples.shape[1], kind, format="WAV"
-        ) as file:  # fmt: skip
-            file.comment = json.dumps(facts)
-            file.write(samples)
-        return dict(results, audios=np.array([path.stat().st_size]))
-
-
 def encode_image(image: np.ndarray, suffix: str, quality: int) -> bytes:
     """One image as a file.
 
@@ -298,7 +257,7 @@ def without_store(cfg: Config) -> Config:
 def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
     """The entries of all clips that a config's data sets read, each once.
 
-    Clips without a modality, and sound that is WAV, have none.
+    Clips without a modality have none, and sound has none.
 
     Raises:
         UsageError: As :func:`.check.build_datasets`.
@@ -309,6 +268,7 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
         alone = {
             m: _pickled(config, dataset, m, settings, str(root))
             for m in dataset.modalities
+            if m in settings.short_sides
         }
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
@@ -317,11 +277,10 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
                 if files is None:
                     continue
                 clip = Clip.of(files, info.get("extras", {}).get(modality, {}))
-                place = settings.place(str(root), dataset.data_root, modality, clip)
-                if place is None or not all(map(is_there, clip.files)):
+                if not all(map(is_there, clip.files)):
                     continue
                 item = Item(pickled, index, clip.files)
-                path = Path(place)
+                path = Path(entry_path(str(root), dataset.data_root, modality, clip))
                 found.setdefault(path, Entry(item, modality, clip, path))
     return list(found.values())
 
@@ -334,13 +293,11 @@ def _pickled(
     root: str,
 ) -> bytes:
     steps = dataset.pipelines[modality]
-    pipeline = [note_clip, PackSound(root, dataset.data_root)]
-    if modality in settings.short_sides:
-        place = next(i for i, s in enumerate(steps) if isinstance(s, SampleFrames))
-        small = settings.short_sides[modality] is not None
-        resize = steps[place + 2] if small else None
-        pack = PackFrames(steps[place + 1 :], resize, settings, root, dataset.data_root)
-        pipeline = [note_clip, *steps[:place], pack]
+    place = next(i for i, step in enumerate(steps) if isinstance(step, SampleFrames))
+    small = settings.short_sides[modality] is not None
+    resize = steps[place + 2] if small else None
+    write = PackFrames(steps[place + 1 :], resize, settings, root, dataset.data_root)
+    pipeline = [note_clip, *steps[:place], write]
     changes = dict(
         pipelines={modality: pipeline},
         modalities=[modality],
@@ -372,18 +329,14 @@ def state_of(entry: Entry, settings: StoreSettings, thorough: bool = False) -> s
     if not entry.path.exists():
         return "missing"
     try:
-        if entry.modality in settings.short_sides:
-            stored = StoredClip(str(entry.path), decode_image)
-            facts, wanted = stored.facts, settings.of(entry.modality)
-            if facts["settings"] != wanted:
-                return "stale"
-            if thorough and not stored.intact():
-                return "damaged"
-        else:
-            facts = sound_facts(str(entry.path))
-        same = is_made_of(entry.clip, facts)
+        stored = StoredClip(str(entry.path), decode_image)
+        if stored.facts["settings"] != settings.of(entry.modality):
+            return "stale"
+        if thorough and not stored.intact():
+            return "damaged"
+        same = is_made_of(entry.clip, stored.facts)
         if thorough:
-            same = entry.clip.digest() == facts["sha256"]
+            same = entry.clip.digest() == stored.facts["sha256"]
     except (ValueError, KeyError):
         return "damaged"
     return "" if same else "stale"

@@ -43,7 +43,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--codecs", nargs="+", choices=CODECS, default=[*CODECS],
         help="of the stores; default: all",
     )  # fmt: skip
-    parser.add_argument("--clips", type=command.positive, default=12, help="default: 12")
+    parser.add_argument(
+        "--clips", type=command.positive, default=12, help="default: 12"
+    )
     parser.add_argument("--pairs", type=command.positive, default=5, help="default: 5")
     parser.add_argument(
         "--frames", type=command.positive, default=100,
@@ -72,9 +74,7 @@ def measure(args: argparse.Namespace, folder: Path, console: Console) -> list[di
     args.config = args.config or str(CONFIG)
     if args.data_root is None:
         args.data_root = str(folder / "clips")
-        write_hac_clips(
-            Path(args.data_root), args.clips, args.frames, tuple(args.size)
-        )
+        write_hac_clips(Path(args.data_root), args.clips, args.frames, tuple(args.size))
     cfg = load_config(args)
     stores = reading.stores_of(cfg, folder, args.codecs)
     ways = reading.ways_of_reading(
@@ -95,7 +95,9 @@ def measure(args: argparse.Namespace, folder: Path, console: Console) -> list[di
         }
         for name, speed in speeds.items():
             print(f"{args.workers} workers, {name}: {speed:.1f} clips/s")
-        found.append(dict(title="workers", workers=args.workers, clips_per_second=speeds))
+        found.append(
+            dict(title="workers", workers=args.workers, clips_per_second=speeds)
+        )
     for name, dataset in ways.items() if args.profile else ():
         entries = reading.profile_reading(dataset, clips)
         console.print(report.profile_table(f"{name}: largest entries", entries, "clip"))

@@ -123,8 +123,6 @@ class LoadWaveform(BaseTransform):
             UnreadableMediaError: If the file is there but is empty or not sound.
         """
         path = results["filename"]
-        if store := results.get("frame_store"):
-            path = store.sound(results["modality_key"], path)
         start, stop = self._seconds(results)
         end = results["stop"] if self.span == "segment" else math.inf
         try:
