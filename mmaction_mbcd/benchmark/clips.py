@@ -68,9 +68,8 @@ def _scene(
     """A textured background that pans, a textured square that moves, grain."""
     width, height = size
     margin = 64
-    shape = (height + margin, width + margin, 3)
-    world = _texture(random, shape, 1.5) * 0.5 + _texture(random, shape, 12) * 0.5
-    thing = _texture(random, (80, 80, 3), 2)
+    world = _surface(random, height + margin, width + margin)
+    thing = _surface(random, 80, 80)
     pan, walk = random.uniform(1, 3, 2), random.uniform(1, 4, 2)
     for t in range(frames):
         x, y = (int(abs((p * t) % (2 * margin) - margin)) for p in pan)
@@ -91,6 +90,12 @@ def _field(
         moved = np.roll(field, 2 * t, axis=1) * 0.4 * np.sin(0.1 * t + 1)
         grey = np.clip(128 + moved, 0, 255).astype(np.uint8)
         yield np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _surface(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Fine detail in brightness, coarse colour: as in pictures, unlike in noise."""
+    fine = _texture(random, (height, width), 1.5)[..., None] * 0.5
+    return fine + _texture(random, (height, width, 3), 12) * 0.5
 
 
 def _texture(

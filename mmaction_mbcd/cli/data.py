@@ -4,7 +4,9 @@ Every function changes the given config in place, as MMEngine's ``merge_from_dic
 does, and raises :class:`.UsageError` where the request cannot work.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mmaction.registry import DATASETS
 from mmengine.config import Config
@@ -14,6 +16,17 @@ from ..datasets import MultiModalDataset
 from ..errors import UsageError, require_file
 
 SPLITS = ("train", "val", "test")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Datasets report what they contain as they are built; here nobody asked."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def innermost_datasets(dataset: Mapping) -> Iterator[dict]:

@@ -35,7 +35,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from ..cli.data import set_datasets
+from ..cli.data import quiet, set_datasets
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.frame_store import (
     FORMAT,
@@ -238,7 +238,9 @@ def store_settings(
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality: from 1 to 100, got {quality}")
     sizes: dict[str, set[int | None]] = {}
-    for _, _, dataset in build_datasets(without_store(cfg)):
+    with quiet():
+        datasets = [dataset for *_, dataset in build_datasets(without_store(cfg))]
+    for dataset in datasets:
         for modality, transforms in dataset.pipelines.items():
             if dataset.MODALITY_TYPES[modality] != "Audio":
                 found = sizes.setdefault(modality, set())
@@ -264,7 +266,9 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
         FrameStoreError: If a source lies outside the data set's folder.
     """
     found: dict[Path, Entry] = {}
-    for _, config, dataset in build_datasets(without_store(cfg)):
+    with quiet():
+        datasets = list(build_datasets(without_store(cfg)))
+    for _, config, dataset in datasets:
         alone = {
             m: _pickled(config, dataset, m, settings, str(root))
             for m in dataset.modalities
@@ -311,7 +315,9 @@ def _pickled(
 
 def make(entry: Entry) -> int:
     """Makes an entry; its size in bytes."""
-    sample = item_dataset(entry.item.dataset).prepare_data(entry.item.index)
+    with quiet():
+        dataset = item_dataset(entry.item.dataset)
+    sample = dataset.prepare_data(entry.item.index)
     return int(sample["inputs"][entry.modality].item())
 
 
