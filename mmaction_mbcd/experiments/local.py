@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 
+from ..cores import usable_cores
 from .experiment import Experiment, PlannedRun
 from .job import Launch, Share, Stopped, ToolError, forked
 from .run_folder import BusyError
@@ -45,7 +46,7 @@ def shares(
 
     With ``OMP_NUM_THREADS`` the user decides about threads; workers share the rest.
     """
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or usable_cores()
     if gpus is None:
         gpus = _visible(torch.cuda.device_count())
     if (jobs is not None and jobs < 1) or per_job < 1:
