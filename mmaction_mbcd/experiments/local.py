@@ -15,7 +15,7 @@ from .job import Launch, Share, Stopped, ToolError, forked
 from .run_folder import BusyError
 
 MOST_WORKERS = 16
-"""Data workers of a loader: each has a copy of the dataset, and seconds to start."""
+"""Data workers of a loader: each has tens of MB, and two batches on their way."""
 
 Report = Callable[[PlannedRun, str, str], object]
 """Called with a run, what became of it (``'started'``, ``'finished'``, ``'failed'``,
