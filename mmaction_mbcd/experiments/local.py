@@ -32,7 +32,7 @@ def shares(
 
     With GPUs there is one job per GPU (or per ``per_job`` of them), else one per two
     cores. A job's cores are shared by the threads of its training and its data
-    workers: more of both than cores were measured 25 times slower.
+    workers.
 
     Args:
         jobs: How many at a time; from the machine if None. More jobs than GPUs share

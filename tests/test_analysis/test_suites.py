@@ -93,7 +93,7 @@ def subject(trained):
     return Subject(trained)
 
 
-def test_data_workers_of_an_evaluation(tiny_data, checkpoint, monkeypatch):
+def test_data_workers_of_an_evaluation(tiny_data, checkpoint):
     """As those of a training: OpenCV has one thread, and batches find files enough."""
     kept, threads = resource.getrlimit(resource.RLIMIT_NOFILE), cv2.getNumThreads()
     cv2.setNumThreads(3)
