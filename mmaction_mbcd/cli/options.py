@@ -9,6 +9,7 @@ from ..datasets import SAMPLINGS
 from ..errors import UsageError, require_file
 from .data import (
     infer_class_counts,
+    limit_workers,
     set_datasets,
     set_domains,
     set_modalities,
@@ -101,9 +102,13 @@ def read_config(path: str) -> Config:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Reads the config file and merges the options of :func:`add_common_options`."""
+    """Reads the config file and merges the options of :func:`add_common_options`.
+
+    The file's data workers are limited to the cores; those of an option are not.
+    """
     os.environ.setdefault("LOCAL_RANK", str(getattr(args, "local_rank", 0)))
     cfg = read_config(args.config)
+    limit_workers(cfg)
     check_settings(cfg, args.cfg_options)
     if args.data_root is not None:
         set_datasets(cfg, data_root=args.data_root)

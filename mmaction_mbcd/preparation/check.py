@@ -49,6 +49,7 @@ from ..cli.data import (
     innermost_datasets,
 )
 from ..cli.run import weights_problem
+from ..cores import usable_cores
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.durations import EARLY, ending_early, seconds_of
 from ..datasets.presence import absence_lines, is_there, unadmitted
@@ -447,7 +448,7 @@ def check(
             or the CSV file cannot be written.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = usable_cores()
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, got {workers}")
     absences: list[Absence] = []

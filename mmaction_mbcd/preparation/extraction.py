@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import progress
+from ..cores import usable_cores
 from ..errors import Terminated, UsageError, sigterm_raises
 from ..parallel import run_parallel
 
@@ -94,7 +95,7 @@ class Extraction:
 
     def default_workers(self) -> int:
         """Processes to use where the caller does not say: the usable cores."""
-        return len(os.sched_getaffinity(0))
+        return usable_cores()
 
     def settings(self) -> dict:
         """The settings that decide what is in the outputs, as JSON knows them."""
