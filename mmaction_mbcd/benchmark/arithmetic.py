@@ -76,4 +76,6 @@ def floor(passes: Passes, parts: Parts) -> int:
     Heads, projections and discriminators come on top: they are a method's own, and
     small beside the paper's encoders. The second order of eq. 5 is not in it.
     """
-    return parts.stem + passes.forward * parts.forward + passes.backward * parts.backward
+    return (
+        parts.stem + passes.forward * parts.forward + passes.backward * parts.backward
+    )

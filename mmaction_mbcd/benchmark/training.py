@@ -21,7 +21,6 @@ from ..engine import ResumableTrainLoop
 from ..engine.checkpoint_checks import module_of
 from ..errors import UsageError
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "mbcd"
 SIZES = {"small": "synth_action", "paper": "epic_kitchens"}
 """Size -> the folder of configs that has it."""
 _QUIET = ("runtime_info", "param_scheduler", "sampler_seed", "batch_norm", "finite")
@@ -63,31 +62,29 @@ class Setting:
         return replace(self, config=config)
 
 
-def method_configs(size: str, names: Sequence[str] = ()) -> list[str]:
-    """Paths of the configs of a size, ERM's first; ablations only by name.
+def method_configs(root: Path, size: str, names: Sequence[str] = ()) -> list[str]:
+    """Paths of the configs of a size, ERM's first; ablations and add-ons only by name.
 
     Args:
+        root: Folder ``configs/mbcd``.
         size: One of :data:`SIZES`.
         names: Names of leaves of that size, or paths of configs; all methods if empty.
 
     Raises:
         UsageError: For a name that is neither.
     """
-    folder = CONFIGS / SIZES[size]
+    folder = root / SIZES[size]
+    leaves = {path.stem for path in folder.glob("*.py")}
+    methods = {path.stem for path in (root / "_base_" / "methods").glob("*.py")}
     if not names:
-        found = sorted(
-            path.stem
-            for path in folder.glob("*.py")
-            if not path.stem.startswith("table") and "_" not in path.stem
-        )
-        names = [*found, "rna_net"]
+        ablations = {name for name in methods if name.startswith(("table", "mbcd_"))}
+        names = sorted(leaves & methods - ablations)
     paths = []
     for name in dict.fromkeys(["erm", *names]):
         path = folder / f"{name}.py"
         if not path.is_file() and not Path(name).is_file():
             raise UsageError(
-                f"no config {name}: give a path, or one of "
-                f"{', '.join(sorted(p.stem for p in folder.glob('*.py')))}"
+                f"no config {name}: give a path, or one of {', '.join(sorted(leaves))}"
             )
         paths.append(str(path if path.is_file() else name))
     return paths

@@ -1,0 +1,98 @@
+"""What was measured, on the terminal and in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from ..errors import UsageError
+from .steps import StepFigures, middle, spread
+
+
+def environment(device: str) -> dict:
+    """When, where and with what: date, machine, versions, threads, command."""
+    return dict(
+        date=date.today().isoformat(),
+        device=(torch.cuda.get_device_name() if device == "cuda" else _processor()),
+        cores=len(os.sched_getaffinity(0)),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        command=" ".join(["python", *sys.argv]),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def caption(facts: Mapping) -> str:
+    """One line of :func:`environment`."""
+    threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+    return f"{facts['date']}, {facts['device']}, {threads}, torch {facts['torch']}"
+
+
+def step_table(title: str, rows: Sequence[StepFigures], facts: Mapping) -> Table:
+    """A row for each method, ERM's first; the range of a ratio stands behind it."""
+    table = Table(title=title, title_justify="left", caption=caption(facts))
+    table.add_column("method")
+    for column in (
+        "GFLOP", "of ERM", "floor of ERM", "over floor", "s/step", "of ERM (range)",
+        "MiB", "waits",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for row in rows:
+        low, high = spread(row.ratios)
+        table.add_row(
+            row.name,
+            f"{row.flops / 1e9:,.4g}",
+            f"{row.flops_ratio:.2f}",
+            f"{row.floor_ratio:.2f}",
+            f"{100 * (row.flops / row.floor - 1):+.1f} %",
+            f"{middle(row.seconds):.3g}",
+            f"{middle(row.ratios):.2f} ({low:.2f}-{high:.2f})",
+            "-" if row.memory is None else f"{row.memory:,.0f}",
+            str(sum(row.waits.values())),
+        )
+    return table
+
+
+def profile_table(title: str, entries: Sequence[Mapping]) -> Table:
+    """The largest entries of a profile."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("operator", overflow="fold")
+    for column in ("ms/step", "share", "calls/step"):
+        table.add_column(column, justify="right")
+    for entry in entries:
+        table.add_row(
+            entry["name"],
+            f"{entry['milliseconds']:,.3g}",
+            f"{100 * entry['share']:.1f} %",
+            f"{entry['calls']:,.0f}",
+        )
+    return table
+
+
+def write_json(path: str | os.PathLike, content: Mapping) -> None:
+    """Writes a file of numbers.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    try:
+        Path(path).write_text(json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(f"--json: {error}") from error
