@@ -43,16 +43,18 @@ def add_size_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
 
 
-def chosen_device(device: str | None) -> str:
+def chosen_device(args: argparse.Namespace) -> str:
     """The device that was asked for, or the best one.
 
     Raises:
-        UsageError: For CUDA where there is none.
+        UsageError: For CUDA where there is none, and for mixed precision without.
     """
     there = torch.cuda.is_available()
-    if device == "cuda" and not there:
+    if args.amp is not None and not (there and args.device != "cpu"):
+        raise UsageError("--amp needs a GPU; leave it out to measure on the CPU")
+    if args.device == "cuda" and not there:
         raise UsageError(
             "--device cuda: torch finds no GPU here; leave the option out to measure "
             "on the CPU"
         )
-    return device or ("cuda" if there else "cpu")
+    return args.device or ("cuda" if there else "cpu")

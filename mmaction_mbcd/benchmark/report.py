@@ -14,6 +14,8 @@ import torch
 from rich.table import Table
 
 from ..errors import UsageError
+from ..progress import duration
+from .epochs import EpochFigures
 from .steps import StepFigures, middle, spread
 
 
@@ -46,11 +48,11 @@ def caption(facts: Mapping) -> str:
 
 
 def step_table(title: str, rows: Sequence[StepFigures], facts: Mapping) -> Table:
-    """A row for each method, ERM's first; the range of a ratio stands behind it."""
+    """A row for each setting, the reference first; a ratio's range stands behind it."""
     table = Table(title=title, title_justify="left", caption=caption(facts))
     table.add_column("method")
     for column in (
-        "GFLOP", "of ERM", "floor of ERM", "over floor", "s/step", "of ERM (range)",
+        "GFLOP", "ratio", "floor's ratio", "over floor", "s/step", "ratio (range)",
         "MiB", "waits",
     ):  # fmt: skip
         table.add_column(column, justify="right")
@@ -96,3 +98,30 @@ def write_json(path: str | os.PathLike, content: Mapping) -> None:
         Path(path).write_text(json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise UsageError(f"--json: {error}") from error
+
+
+def epoch_table(found: Mapping[str, Sequence[EpochFigures]], facts: Mapping) -> Table:
+    """A row for each precision: medians of its epochs, and the range of their speed."""
+    table = Table(title="An epoch", title_justify="left", caption=caption(facts))
+    table.add_column("precision")
+    for column in (
+        "processes", "steps", "batch", "first batch", "data", "step", "waiting",
+        "clips/s (range)", "20 x 399 x 16 clips",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for name, epochs in found.items():
+        speeds = [each.clips_per_second for each in epochs]
+        low, high = spread(speeds)
+        table.add_row(
+            name,
+            str(epochs[0].processes),
+            str(len(epochs[0].stepped)),
+            str(epochs[0].batch),
+            f"{middle([each.first_batch for each in epochs]):.2f} s",
+            f"{middle([sum(each.waited[1:]) for each in epochs]):.2f} s",
+            f"{middle([sum(each.stepped[1:]) for each in epochs]):.2f} s",
+            f"{100 * middle([each.waiting_share for each in epochs]):.0f} %",
+            f"{middle(speeds):,.1f} ({low:,.1f}-{high:,.1f})",
+            duration(60 * middle([each.paper_minutes for each in epochs])),
+        )
+    return table

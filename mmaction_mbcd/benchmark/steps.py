@@ -1,4 +1,4 @@
-"""Every method's step beside ERM's: arithmetic, time, memory, waits."""
+"""Steps beside a reference's, such as ERM's: arithmetic, time, memory, waits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class StepFigures:
         waits: ``{'file.py:line': count}`` of one step.
         seconds: Of one step, each a mean over a block. CPU seconds of the process on a
             CPU, time until the device is done on CUDA.
-        base_seconds: Of ERM's step in the block before each.
-        flops_ratio: To ERM's FLOPs.
-        floor_ratio: To ERM's floor.
+        base_seconds: Of the reference's step in the block before each.
+        flops_ratio: To the reference's FLOPs.
+        floor_ratio: To the reference's floor.
         memory: Peak in MiB. On CUDA what torch had allocated in a step; on a CPU the
             resident memory of a process that takes two steps and nothing else.
     """
@@ -52,7 +52,7 @@ class StepFigures:
 
     @property
     def ratios(self) -> list[float]:
-        """Time over ERM's, one for each pair of neighbours."""
+        """Time over the reference's, one for each pair of neighbours."""
         pairs = zip(self.seconds, self.base_seconds, strict=True)
         return [own / base for own, base in pairs]
 
@@ -89,7 +89,7 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        pairs: Blocks of ERM and of the method, one behind the other.
+        pairs: Blocks of the reference and of the method, one behind the other.
         steps: Of a block.
         fresh: Each block in a process of its own.
         memory: Also the peak memory.
@@ -160,21 +160,17 @@ def describe(training: Training) -> StepFigures:
     return StepFigures(training.setting.name, flops, lowest, dict(waits))
 
 
-def compare_methods(
-    base: Setting, configs: Sequence[str], effort: Effort
-) -> Iterator[StepFigures]:
-    """Measures each config against the first, in turns; yields them as they are done.
+def compare(settings: Sequence[Setting], effort: Effort) -> Iterator[StepFigures]:
+    """Measures each setting against the first, in turns; yields them as they are done.
 
     Args:
-        base: Size and device; its config is not read.
-        configs: Paths, ERM's first.
+        settings: The reference first. It is compared with itself, too.
         effort: How much.
     """
-    reference = Training(base.of(configs[0]))
+    reference = Training(settings[0])
     first = describe(reference)
-    for config in configs:
-        setting = base.of(config)
-        is_reference = config == configs[0]
+    for setting in settings:
+        is_reference = setting == settings[0]
         training = reference if is_reference else Training(setting)
         found = replace(first) if is_reference else describe(training)
         found.flops_ratio = found.flops / first.flops

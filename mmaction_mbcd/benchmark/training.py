@@ -41,6 +41,7 @@ class Setting:
         amp: None, ``'float16'`` or ``'bfloat16'``.
         device: ``'cpu'`` or ``'cuda'``.
         changes: Further settings of the config, ``{'a.b': value}``, as pairs.
+        label: Of the changes, behind the name.
     """
 
     config: str
@@ -51,15 +52,25 @@ class Setting:
     amp: str | None = None
     device: str = "cpu"
     changes: tuple[tuple[str, object], ...] = ()
+    label: str = ""
 
     @property
     def name(self) -> str:
-        """The config's, without its folder."""
-        return Path(self.config).stem
+        """The config's, without its folder, and what was changed."""
+        return Path(self.config).stem + self.label
 
     def of(self, config: str) -> Setting:
         """The same with another config."""
         return replace(self, config=config)
+
+    def changed(self, changes: Mapping[str, object]) -> Setting:
+        """The same with further settings."""
+        label = "".join(
+            f", {key.split('.')[-1]}={value}" for key, value in changes.items()
+        )
+        return replace(
+            self, changes=(*self.changes, *changes.items()), label=self.label + label
+        )
 
 
 def method_configs(root: Path, size: str, names: Sequence[str] = ()) -> list[str]:
@@ -256,6 +267,35 @@ def load_setting(setting: Setting) -> Config:
     return cfg
 
 
+def read_random_clips(cfg: Config, setting: Setting) -> None:
+    """Trains on random clips, which nobody has to read or decode."""
+    old = cfg.train_dataloader
+    cfg.train_dataloader = dict(
+        batch_size=setting.batch or old.batch_size,
+        num_workers=0,
+        drop_last=True,
+        sampler=dict(type="ResumableSampler", shuffle=True),
+        collate_fn=dict(type="collate_views"),
+        dataset=dict(
+            type="RandomClips",
+            shapes=clip_shapes(cfg, setting.pixels, setting.clip_length),
+            classes=cfg.model.num_classes,
+            domains=cfg.model.num_domains,
+            views=old.dataset.get("views", 1),
+        ),
+    )
+
+
+def run_quietly(cfg: Config) -> Runner:
+    """Runs the training loop of a config of :func:`load_setting`; keeps no file."""
+    cfg.randomness = dict(seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir, cfg.experiment_name = folder, Path(folder).name
+        runner = QuietRunner.from_cfg(cfg)
+        runner.train()
+    return runner
+
+
 class Training:
     """A training whose steps are taken one by one, on one batch of random clips.
 
@@ -269,28 +309,9 @@ class Training:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         cfg = load_setting(setting)
-        old = cfg.train_dataloader
-        loader = dict(
-            batch_size=setting.batch or old.batch_size,
-            num_workers=0,
-            sampler=dict(type="ResumableSampler", shuffle=True),
-            collate_fn=dict(type="collate_views"),
-            dataset=dict(
-                type="RandomClips",
-                shapes=clip_shapes(cfg, setting.pixels, setting.clip_length),
-                classes=cfg.model.num_classes,
-                domains=cfg.model.num_domains,
-                views=old.dataset.get("views", 1),
-            ),
-        )
-        cfg.train_dataloader = loader
+        read_random_clips(cfg, setting)
         cfg.train_cfg = dict(type="StepwiseTrainLoop", max_epochs=1)
-        cfg.randomness = dict(seed=0)
-        with tempfile.TemporaryDirectory() as folder:
-            cfg.work_dir = folder
-            cfg.experiment_name = Path(folder).name
-            self.runner = QuietRunner.from_cfg(cfg)
-            self.runner.train()
+        self.runner = run_quietly(cfg)
         self.batch = next(iter(self.runner.train_dataloader))
         self._steps = 0
 

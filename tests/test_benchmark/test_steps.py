@@ -144,7 +144,7 @@ def test_methods_are_compared_in_turns(monkeypatch):
     monkeypatch.setattr(steps, "describe", describe)
     monkeypatch.setattr(steps, "clock", lambda device: now[0])
     effort = steps.Effort(pairs=2, steps=2, memory=False)
-    erm, mbcd = steps.compare_methods(Setting(""), ["x/erm.py", "x/mbcd.py"], effort)
+    erm, mbcd = steps.compare([Setting("x/erm.py"), Setting("x/mbcd.py")], effort)
     assert erm.ratios == [1, 1] and mbcd.ratios == [3, 3]
     assert mbcd.seconds == [3, 3] and mbcd.base_seconds == [1, 1]
     assert mbcd.flops_ratio == 1.71
@@ -188,6 +188,19 @@ def test_the_tool_measures_prints_and_writes(tmp_path, capsys):
     assert "modalities 2" in printed and "ema" in printed
 
 
+def test_a_change_is_measured_against_the_method_without_it(tmp_path):
+    tool, path = load_tool("benchmark/step"), tmp_path / "numbers.json"
+    small = "--batch 2 --pixels 16 --clip-length 2 --pairs 1 --steps 1 --no-memory"
+    change = ["--change", "model.modalities=[audio]", "model.norm=None"]
+    options = [*small.split(), "--device", "cpu", "--json", str(path), *change]
+    assert tool.main(["erm", *options]) == 0
+    (table,) = json.loads(path.read_text())["results"]
+    plain, changed = table["methods"]
+    assert plain["name"] == "erm"
+    assert changed["name"] == "erm, modalities=['audio'], norm=None"
+    assert 0 < changed["flops_ratio"] < 0.9
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -196,6 +209,7 @@ def test_the_tool_measures_prints_and_writes(tmp_path, capsys):
         (["--vary", "modalities", "1"], "numbers from 2 on"),
         (["--vary", "batch", "x"], "--vary batch takes numbers; got x"),
         (["--device", "cuda"], "torch finds no GPU here"),
+        (["--amp", "bfloat16"], "--amp needs a GPU"),
     ],
 )
 def test_wrong_options(options, message, capsys, monkeypatch):

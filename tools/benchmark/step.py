@@ -3,6 +3,7 @@
 ``python tools/benchmark/step.py [METHOD ...]``. Blocks of steps of ERM and of the
 method alternate in one run, and each pair gives a ratio: what else the machine does
 reaches both. The row of ERM is ERM against itself: its range is what the machine adds.
+``--change KEY=VALUE`` measures each method with that setting against itself without.
 Seconds are CPU seconds on a CPU. docs/performance.md says what each column is.
 """
 
@@ -18,6 +19,7 @@ except ModuleNotFoundError as error:  # outside the environment
 except KeyboardInterrupt:  # the import takes seconds
     sys.exit(130)
 
+from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import progress
@@ -52,6 +54,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"measure at several sizes: {' | '.join(steps.VARIED)}, then numbers",
     )  # fmt: skip
     parser.add_argument(
+        "--change", nargs="+", action=DictAction, metavar="K=V",
+        help="measure each METHOD with these settings against itself without",
+    )  # fmt: skip
+    parser.add_argument(
         "--profile", action="store_true",
         help="also each method's ten largest entries of torch.profiler",
     )  # fmt: skip
@@ -66,7 +72,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
         pixels=args.pixels,
         clip_length=args.clip_length,
         amp=args.amp,
-        device=command.chosen_device(args.device),
+        device=command.chosen_device(args),
         changes=tuple(args.cfg_options.items()),
     )
     if args.vary is None:
@@ -82,20 +88,36 @@ def settings_of(args: argparse.Namespace) -> dict[str, Setting]:
     }
 
 
+def compared_configs(
+    configs: Sequence[str], change: dict | None
+) -> list[list[tuple[str, dict]]]:
+    """What is compared with the first of its group: ``[[(config, change), ...], ...]``.
+
+    All methods with ERM or, with a change, each method with itself.
+    """
+    if change is None:
+        return [[(config, {}) for config in configs]]
+    return [[(config, {}), (config, change)] for config in configs]
+
+
 def measure(args: argparse.Namespace, console: Console) -> list[dict]:
     """Prints the tables; returns what the JSON file holds of them."""
     settings = settings_of(args)
     configs = method_configs(ROOT, args.size, args.configs)
+    groups = compared_configs(configs, args.change)
     effort = steps.Effort(args.pairs, args.steps, args.fresh, args.memory)
     facts = report.environment(next(iter(settings.values())).device)
-    units = len(settings) * len(configs) * (2 * effort.pairs + 1)
+    units = len(settings) * sum(map(len, groups)) * (2 * effort.pairs + 1)
     found = []
     with progress.Meter("step", "blocks", units) as meter:
         with progress.counting_into(meter.sender):
             for title, setting in settings.items():
-                rows = list(steps.compare_methods(setting, configs, effort))
-                console.print(report.step_table(title, rows, facts))
-                found.append(dict(title=title, methods=[row.as_dict() for row in rows]))
+                for group in groups:
+                    compared = [setting.of(c).changed(change) for c, change in group]
+                    rows = list(steps.compare(compared, effort))
+                    console.print(report.step_table(title, rows, facts))
+                    methods = [row.as_dict() for row in rows]
+                    found.append(dict(title=title, methods=methods))
     for config in configs if args.profile else ():
         setting = next(iter(settings.values())).of(config)
         entries = steps.profile(setting)
@@ -111,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_line_errors():
         found = measure(args, console)
         if args.json is not None:
-            facts = report.environment(command.chosen_device(args.device))
+            facts = report.environment(command.chosen_device(args))
             report.write_json(args.json, dict(environment=facts, results=found))
     return 0
 
