@@ -23,6 +23,7 @@ from ..errors import UsageError
 
 SIZES = {"small": "synth_action", "paper": "epic_kitchens"}
 """Size -> the folder of configs that has it."""
+_DISTINCT = 8  # random clips
 _QUIET = ("runtime_info", "param_scheduler", "sampler_seed", "batch_norm", "finite")
 
 
@@ -108,6 +109,9 @@ def method_configs(root: Path, size: str, names: Sequence[str] = ()) -> list[str
 class RandomClips:
     """Clips of random pixels in the shapes that a pipeline would give.
 
+    They are drawn once, a few of them, and held: drawing would take as long as a GPU
+    steps.
+
     Args:
         shapes: ``{modality: shape}`` of one clip; frames are bytes, sound is not.
         classes: ``C``.
@@ -128,6 +132,7 @@ class RandomClips:
         self.modalities = list(shapes)
         self.sources = [f"domain{i}" for i in range(domains)]
         self.metainfo = dict(classes=[f"class{i}" for i in range(classes)])
+        self._held: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -137,8 +142,10 @@ class RandomClips:
         return views if self.views > 1 else views[0]
 
     def _view(self, index: int, view: int) -> dict:
-        generator = np.random.default_rng([index, view])
-        inputs = {m: _random(generator, shape) for m, shape in self.shapes.items()}
+        key = (index % _DISTINCT, view)
+        if key not in self._held:
+            generator = np.random.default_rng(key)
+            self._held[key] = {m: _random(generator, s) for m, s in self.shapes.items()}
         sample = ActionDataSample()
         sample.set_gt_label(index % len(self.metainfo["classes"]))
         domain = index % len(self.sources)
@@ -152,7 +159,7 @@ class RandomClips:
                 view=view,
             )
         )
-        return dict(inputs=inputs, data_samples=sample)
+        return dict(inputs=dict(self._held[key]), data_samples=sample)
 
 
 def _random(generator: np.random.Generator, shape: Sequence[int]) -> torch.Tensor:
@@ -175,12 +182,12 @@ def clip_shapes(
         clip_length: Frames of the longest clip, instead of the config's.
     """
     pipelines = cfg.train_dataloader.dataset.pipelines
-    steps = {m: list(_flat(pipelines[m])) for m in cfg.model.modalities}
-    longest = max(step.get("clip_len", 0) for own in steps.values() for step in own)
+    steps = {m: list(_flat(pipeline)) for m, pipeline in pipelines.items()}
+    longest = max(step.get("clip_len", 1) for own in steps.values() for step in own)
     scale = clip_length / longest if clip_length else 1
     shapes = {}
-    for m, own in steps.items():
-        found = {key: value for step in own for key, value in step.items()}
+    for m in cfg.model.modalities:
+        found = {key: value for step in steps[m] for key, value in step.items()}
         if "nperseg" in found:
             hop = found["nperseg"] - found["noverlap"]
             times = (found["length"] - found["noverlap"]) // hop
