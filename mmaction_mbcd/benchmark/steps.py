@@ -170,34 +170,30 @@ def compare(settings: Sequence[Setting], effort: Effort) -> Iterator[StepFigures
     reference = Training(settings[0])
     first = describe(reference)
     for setting in settings:
-        is_reference = setting == settings[0]
-        training = reference if is_reference else Training(setting)
-        found = replace(first) if is_reference else describe(training)
+        if setting == settings[0]:
+            training = reference
+            found = replace(first, seconds=[], base_seconds=[])
+        else:
+            training = Training(setting)
+            found = describe(training)
         found.flops_ratio = found.flops / first.flops
         found.floor_ratio = found.floor / first.floor
-        if effort.fresh:
-            del training
-            measures = [
-                lambda s=s: in_fresh_process(fresh_block_seconds, s, effort.steps)
-                for s in (reference.setting, setting)
-            ]
-        else:
-            measures = [
-                lambda t=t: block_seconds(t, effort.steps)
-                for t in (reference, training)
-            ]
         for _ in range(effort.pairs):
-            for measure, seconds in zip(
-                measures, (found.base_seconds, found.seconds), strict=True
-            ):
-                seconds.append(measure())
-                progress.count()
+            found.base_seconds.append(_block(reference, effort))
+            found.seconds.append(_block(training, effort))
         if effort.memory:
             found.memory = in_fresh_process(peak_memory, setting)
         progress.count()
         yield found
-        training = measures = None  # before the next one is built
+        del training  # before the next one is built
         gc.collect()
+
+
+def _block(training: Training, effort: Effort) -> float:
+    progress.count()
+    if effort.fresh:
+        return in_fresh_process(fresh_block_seconds, training.setting, effort.steps)
+    return block_seconds(training, effort.steps)
 
 
 def profile(setting: Setting, steps: int = 3) -> list[dict]:

@@ -13,8 +13,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,48 +114,60 @@ def measure(args: argparse.Namespace, data_root: str | None) -> dict[str, list]:
     return found
 
 
-def run_here(args: argparse.Namespace, console: Console) -> None:
-    """Measures in this process, which may be one of several."""
-    total = args.epochs * len(settings_of(args))  # refuses what cannot be measured
-    with ExitStack() as stack:
-        root = None if args.random else args.data_root
-        if root is None and not args.random:
-            root = stack.enter_context(tempfile.TemporaryDirectory())
-            clips = SynthConfig(train_per_class=args.train_per_class, test_per_class=1)
-            generate(root, clips, workers=1, progress=False)
-        meter = progress.Meter("training", "epochs", total)
-        stack.enter_context(meter)
-        stack.enter_context(progress.counting_into(meter.sender))
-        found = measure(args, root)
+@contextmanager
+def clips(args: argparse.Namespace) -> Iterator[str | None]:
+    """Folder of the data, which is made unless it was given; None for random clips."""
+    if args.random or args.data_root:
+        yield args.data_root
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config = SynthConfig(train_per_class=args.train_per_class, test_per_class=1)
+        generate(folder, config, workers=1, progress=False)
+        yield folder
+
+
+def run_here(args: argparse.Namespace, data_root: str | None) -> None:
+    """Measures in this process, which may be one of several; the first one prints."""
+    total = args.epochs * (1 + (args.amp is not None))
+    with progress.Meter("training", "epochs", total) as meter:
+        with progress.counting_into(meter.sender):
+            found = measure(args, data_root)
     if os.environ.get("RANK", "0") != "0":
         return
     facts = report.environment(command.chosen_device(args))
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.epoch_table(found, facts))
     for processes, speed in args.project:
-        figures = next(iter(found.values()))
         minutes = statistics.median(
-            epochs.projected_minutes(each, processes, speed * 1e9) for each in figures
+            epochs.projected_minutes(each, processes, speed * 1e9)
+            for each in found["float32"]
         )
-        console.print(
-            f"20 epochs on {processes} processes at {speed:g} GB/s: {minutes:,.1f} min",
-            highlight=False,
-        )
+        text = f"20 epochs on {processes} processes at {speed:g} GB/s"
+        console.print(f"{text}: {minutes:,.1f} min", highlight=False)
     if args.json is not None:
         rows = {name: [each.as_dict() for each in own] for name, own in found.items()}
         report.write_json(args.json, dict(environment=facts, results=rows))
 
 
+def run_torchrun(argv: Sequence[str], processes: int, data_root: str | None) -> int:
+    """The same command in several processes; torchrun's exit code."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    line = [sys.executable, *torchrun, str(processes), __file__, *argv]
+    if data_root is not None:
+        line += ["--data-root", data_root]  # the last one counts
+    return subprocess.run(line, check=False).returncode
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes; starts torchrun for several processes."""
+    argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 120)
     with one_line_errors():
-        if args.processes > 1 and "RANK" not in os.environ:
-            torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
-            own = [__file__, *(sys.argv[1:] if argv is None else argv)]
-            line = [sys.executable, "-m", *torchrun, str(args.processes), *own]
-            return subprocess.run(line, check=False).returncode
-        run_here(args, console)
+        settings_of(args)  # refuses what cannot be measured
+        with clips(args) as data_root:
+            if args.processes > 1 and "RANK" not in os.environ:
+                return run_torchrun(argv, args.processes, data_root)
+            run_here(args, data_root)
     return 0
 
 
