@@ -10,6 +10,7 @@ from . import compat, cores
 
 with cores.shared_cores():
     compat.apply()
+cores.keep_freed_memory()
 
 from . import datasets, engine, evaluation, models  # noqa: E402
 

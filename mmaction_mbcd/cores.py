@@ -9,6 +9,7 @@ No more than the standard library and joblib is imported: ``tools/dist_launch.py
 this file alone.
 """
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from joblib import cpu_count
 
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+_ALLOCATION = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def usable_cores() -> int:
@@ -60,6 +65,32 @@ def shared_cores() -> Iterator[None]:
     yield
     if not any(name in os.environ for name in _THREADS):
         _limit_threads()
+
+
+def keep_freed_memory(kept: int = 256 << 20, mapped: int = 32 << 20) -> bool:
+    """Has the C library keep what is freed for the next allocation.
+
+    By default GNU's gives megabytes back to the system as soon as they are free, and
+    each of their pages is fetched and cleared again a moment later: when clips are
+    read, that is as much work as half of all other. What the user's environment says
+    of it stays and holds. Forked data workers inherit it.
+
+    Args:
+        kept: Bytes of free memory that a process keeps at most.
+        mapped: Bytes from which on an allocation goes to the system by itself; more
+            than 32 MiB is more than GNU's library allows.
+
+    Returns:
+        bool: Whether it was done; other C libraries cannot be told.
+    """
+    if any(name in os.environ for name in _ALLOCATION):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    set_both = (_M_MMAP_THRESHOLD, mapped), (_M_TRIM_THRESHOLD, kept)
+    return all(mallopt(name, value) == 1 for name, value in set_both)
 
 
 def _limit_threads() -> None:

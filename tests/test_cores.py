@@ -184,3 +184,31 @@ def test_threads_of_the_launcher(machine, monkeypatch, processes, threads):
     tool.share_cores(processes)
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "MKL_NUM_THREADS" not in os.environ
+
+
+def test_freed_memory_is_kept():
+    """Counted by the system: pages that a process had to ask for."""
+    code = (
+        "import resource, sys, numpy as np; sys.path.insert(0, sys.argv[1])\n"
+        "from runpy import run_path\n"
+        "if sys.argv[2] == 'keep':\n"
+        "    keep = run_path(sys.argv[1] + '/mmaction_mbcd/cores.py')\n"
+        "    assert keep['keep_freed_memory']()\n"
+        "def work():\n"
+        "    parts = [np.ones(1 << 18) for _ in range(8)]  # 2 MB each\n"
+        "for _ in range(3): work()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): work()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = {}
+    for what in ("keep", "leave"):
+        line = [sys.executable, "-c", code, str(ROOT), what]
+        done = subprocess.run(line, capture_output=True, check=True, text=True)
+        faults[what] = int(done.stdout)
+    assert faults["keep"] < 100 < 10_000 < faults["leave"]
+
+
+def test_the_users_allocation_holds(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
+    assert not cores.keep_freed_memory()

@@ -222,9 +222,10 @@ class StoredClip:
                 return tail[place + _END_SIZE :]
         raise ValueError(f"{self.path} is damaged: it is no zip archive, or cut off")
 
-    def _read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._file.fileno(), size, offset)
-        if len(data) < size:
+    def _read(self, offset: int, size: int) -> bytearray:
+        # Writable, since a transform may write into what a decoder only looks at.
+        data = bytearray(size)
+        if os.preadv(self._file.fileno(), [data], offset) < size:
             raise ValueError(f"{self.path} is damaged: it is cut off")
         return data
 

@@ -12,6 +12,7 @@ from .loading import DECODER_ERRORS, DecodeVideo, OpenVideo, UnreadableMediaErro
 from .readers import read_frames
 
 _AXES = {"horizontal": 1, "vertical": 0}  # of cv2.flip
+_REFLECTED = np.minimum(2 * FLOW_ZERO - np.arange(256), 255).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
@@ -104,9 +105,8 @@ def mirror_flow(frame: np.ndarray) -> np.ndarray:
     Returns:
         np.ndarray: A new array of the same shape.
     """
-    frame = frame[:, ::-1].copy()
-    x = 2 * FLOW_ZERO - frame[..., 0].astype(np.int16)
-    frame[..., 0] = np.clip(x, 0, 255)
+    frame = cv2.flip(frame, _AXES["horizontal"])
+    frame[..., 0] = _REFLECTED[frame[..., 0]]
     return frame
 
 

@@ -1,7 +1,8 @@
-"""The last step of each pipeline."""
+"""Sizes and shapes that a model takes."""
 
 import numpy as np
 import torch
+from mmaction.datasets.transforms import Resize
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
@@ -27,6 +28,21 @@ class FormatAudio(BaseTransform):
         results["audios"] = torch.from_numpy(audios)[None]
         results["input_shape"] = tuple(results["audios"].shape)
         return results
+
+
+@TRANSFORMS.register_module()
+class ResizeClip(Resize):
+    """MMAction2's :class:`Resize`; frames that have the size already are not copied.
+
+    Such are those of a frame store. Arguments and keys are those of :class:`Resize`.
+    """
+
+    def _resize_imgs(
+        self, imgs: list[np.ndarray], new_w: int, new_h: int
+    ) -> list[np.ndarray]:
+        if all(img.shape[:2] == (new_h, new_w) for img in imgs):
+            return imgs
+        return super()._resize_imgs(imgs, new_w, new_h)
 
 
 @TRANSFORMS.register_module()

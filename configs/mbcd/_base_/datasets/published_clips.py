@@ -25,7 +25,7 @@ published = dict(
         centre="0.x",
     ),
     augment=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(
             type="RandomResizedCrop",
             area_range=(0.08, 1.0),
@@ -36,12 +36,12 @@ published = dict(
         dict(type="FormatClip"),
     ],
     rgb_whole=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(type="CenterCrop", crop_size=224),
         dict(type="FormatClip"),
     ],
     flow_whole=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(type="CenterCrop", crop_size=256),
         dict(type="FormatClip"),
     ],
