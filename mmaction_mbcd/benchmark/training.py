@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,6 +227,12 @@ def repeat_modalities(cfg: Config, count: int) -> None:
 
 class QuietRunner(Runner):
     """Says nothing of its environment, and trains where the config says."""
+
+    def setup_env(self, env_cfg: Mapping) -> None:
+        """Each run of this process sets the start method again, which warns."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Multi-processing start method")
+            super().setup_env(env_cfg)
 
     def _log_env(self, env_cfg: Mapping) -> None:
         """MMEngine asks every compiler for its version here, which takes seconds."""
