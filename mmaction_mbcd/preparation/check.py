@@ -255,7 +255,9 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
     for split, outer in used.items():
         for settings in innermost_datasets(outer):
             try:
-                dataset = DATASETS.build(dict(settings, lazy_init=True))
+                # Serialised rows save workers' memory; making them collects garbage.
+                light = dict(lazy_init=True, serialize_data=False)
+                dataset = DATASETS.build(dict(settings) | light)
                 dataset.full_init()
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
@@ -314,6 +316,7 @@ def collect(
                 absent_ok=(),
                 on_error="raise",
                 views=1,
+                serialize_data=False,
             )
             alone[modality] = pickle.dumps(settings | changes)
         classes, optional = dataset.metainfo["classes"], dataset.optional_modalities

@@ -309,6 +309,7 @@ def _pickled(
         absent_ok=(),
         on_error="raise",
         views=1,
+        serialize_data=False,
     )
     return pickle.dumps(config | changes)
 

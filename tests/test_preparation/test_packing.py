@@ -393,6 +393,7 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_made(own, capsys):
     assert "To train from it" not in shown
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on(hac, tmp_path):
     own = tmp_path / "config.py"
     config(hac).dump(str(own))
