@@ -7,12 +7,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-faults lint format docs clean
+.PHONY: help setup demo test test-long test-faults benchmark-gpu lint format docs clean
 
 help:  ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [ARGS='...']"
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | \
-	    awk -F '\t' '{printf "  %-11s %s\n", $$1, $$2}'
+	    awk -F '\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## create the virtual environment and install the pinned packages
 
@@ -61,6 +61,30 @@ test-long: $(STAMP)  ## run the tests that take minutes
 test-faults: $(STAMP)  ## run all tests of damage, kills and hostile input (half an hour at most)
 	@$(BIN)/python -m pytest -m "long or not long" tests/faults tests/test_checkpoint_files.py \
 	    tests/test_engine/test_trust.py tests/test_datasets/test_trust.py $(ARGS)
+
+# On a machine without a GPU: make benchmark-gpu DEVICE=cpu SIZE=small STEPS=2 PAIRS=1
+DEVICE ?= cuda
+SIZE   ?= paper
+STEPS  ?= 20
+PAIRS  ?= 5
+TO     ?= benchmark
+MEASURE = $(BIN)/python tools/benchmark
+OFTEN   = --device $(DEVICE) --size $(SIZE)
+
+benchmark-gpu: $(STAMP)  ## measure steps, epochs and reading into TO/*.json (docs/performance.md)
+	@mkdir -p "$(TO)"
+	$(MEASURE)/step.py $(OFTEN) --pairs $(PAIRS) --steps $(STEPS) --profile --json "$(TO)/step.json"
+	$(MEASURE)/step.py mbcd $(OFTEN) --pairs $(PAIRS) --steps $(STEPS) --json "$(TO)/cudnn.json" \
+	    --change env_cfg.cudnn_benchmark=True
+	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --processes 1 --json "$(TO)/epoch.json" \
+	    --project 8 200 --project 32 25
+	$(MEASURE)/pipeline.py --pairs $(PAIRS) --workers $$(nproc) --json "$(TO)/pipeline.json"
+ifeq ($(DEVICE),cuda)
+	$(MEASURE)/step.py mbcd $(OFTEN) --pairs $(PAIRS) --steps $(STEPS) --json "$(TO)/adam.json" \
+	    --change optim_wrapper.optimizer.fused=True
+	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --amp --json "$(TO)/float16.json"
+	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --amp bfloat16 --json "$(TO)/bfloat16.json"
+endif
 
 lint: $(STAMP)  ## check style and format
 	@$(BIN)/ruff check .

@@ -29,6 +29,13 @@ gc.freeze()
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """What earlier modules left alive is not looked at again, either."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The repository's root."""

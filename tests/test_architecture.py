@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"preparation"},
     {"analysis"},
-    {"experiments"},
+    {"experiments", "benchmark"},
 ]
 HEIGHT = {part: height for height, parts in enumerate(LAYERS) for part in parts}
 

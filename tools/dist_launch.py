@@ -2,13 +2,16 @@
 
 The options are torchrun's. It differs in how it ends: the first process's error is the
 last line, Ctrl-C and SIGTERM leave no traceback, and when it is killed its processes
-end, too.
+end, too. And each process gets its part of the cores for its OpenMP threads, not one
+thread, unless OMP_NUM_THREADS is set.
 """
 
 import logging
 import os
+import runpy
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 try:
     from torch.distributed import run
@@ -29,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["MBCD_LAUNCHER"] = str(os.getpid())
     # torch repeats each error in a table of its own, and says of signals what we say.
     logging.disable(logging.ERROR)
+    args = run.parse_args(argv)
+    share_cores(run.determine_local_world_size(args.nproc_per_node))
     try:
-        run.run(run.parse_args(argv))
+        run.run(args)
     except ChildFailedError as failed:
         rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
         print(f"process {rank}: error: {said(first)}", file=sys.stderr)
@@ -40,6 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def share_cores(processes: int) -> None:
+    """Threads for each process, in the environment that it will have."""
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    # Without its package, whose import takes seconds.
+    path = Path(__file__).resolve().parent.parent / "mmaction_mbcd" / "cores.py"
+    threads = str(runpy.run_path(str(path))["own_cores"](processes))
+    os.environ["OMP_NUM_THREADS"] = threads
+    # MMEngine would make it one, and torch would take that for OpenMP's.
+    os.environ.setdefault("MKL_NUM_THREADS", threads)
 
 
 def said(failure: ProcessFailure) -> str:

@@ -422,7 +422,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     ]
     if request is not None:
         return _submit(experiment, runs, request, console)
-    console.print(status.headline(experiment))
+    console.print(status.headline(experiment.runs))
     with status.Watch(experiment, console) as watch:
         local.run_here(experiment, runs, machine, watch.report)
     return _ended(experiment, console)
@@ -474,13 +474,13 @@ def _submit(
     text = f"{len(runs)} runs submitted"
     text += f", Slurm jobs {', '.join(arrays)}" if arrays else ""
     console.print(text, highlight=False)
-    console.print(status.headline(experiment))
+    console.print(status.headline(experiment.runs))
     console.print(f"`status --out {experiment.out}` shows how far they are.")
     return 0
 
 
 def _ended(experiment: Experiment, console: Console) -> int:
-    console.print(status.headline(experiment))
+    console.print(status.headline(experiment.runs))
     found = status.counts(experiment.runs)
     if found["failed"]:
         console.print(status.table(experiment))

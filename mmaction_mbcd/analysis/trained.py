@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils.dl_utils import set_multi_processing
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,11 +28,24 @@ from ..evaluation.predictions import Predictions, collect
 _TEACHER = "module."  # what MMEngine puts before the names of averaged weights
 
 
+def _set_up_workers(env: Mapping) -> None:
+    """As MMEngine's runner: OpenCV has one thread, and every tensor on its way a file.
+
+    Args:
+        env: ``env_cfg`` of a config.
+    """
+    set_multi_processing(**env.get("mp_cfg", {}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(env.get("resource_limit", 4096), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @dataclass
 class TrainedModel:
     """A model with its trained weights, in eval mode.
 
-    Unlike a runner it writes no logs, makes no folder and leaves no state behind.
+    Unlike a runner it writes no logs and makes no folder. Like one it sets, for the
+    whole process, what data workers need.
 
     Attributes:
         config: The config, with all options merged.
@@ -67,6 +82,7 @@ class TrainedModel:
             UsageError: If there is no such file, or no such weights in it.
         """
         require_file(checkpoint, "checkpoint")
+        _set_up_workers(config.get("env_cfg") or {})
         init_default_scope(config.get("default_scope") or "mmaction")
         model = MODELS.build(config.model)
         saved = CheckpointLoader.load_checkpoint(checkpoint, "cpu", logger="silent")

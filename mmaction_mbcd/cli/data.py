@@ -4,16 +4,30 @@ Every function changes the given config in place, as MMEngine's ``merge_from_dic
 does, and raises :class:`.UsageError` where the request cannot work.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mmaction.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from ..cores import own_cores
 from ..datasets import MultiModalDataset
 from ..errors import UsageError, require_file
 
 SPLITS = ("train", "val", "test")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Datasets report what they contain as they are built; here nobody asked."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def innermost_datasets(dataset: Mapping) -> Iterator[dict]:
@@ -26,6 +40,19 @@ def innermost_datasets(dataset: Mapping) -> Iterator[dict]:
     else:
         for each in inner:
             yield from innermost_datasets(each)
+
+
+def limit_workers(cfg: Config) -> None:
+    """At most as many data workers as this process has cores; batches stay the same.
+
+    A worker reads with one thread: what is decoded needs a core for each, and more wait
+    for each other. Each has a share of memory, too.
+    """
+    cores = own_cores()
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader and loader.get("num_workers", 0) > cores:
+            loader["num_workers"] = cores
 
 
 def set_modalities(cfg: Config, modalities: Sequence[str]) -> None:

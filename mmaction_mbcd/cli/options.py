@@ -9,6 +9,7 @@ from ..datasets import SAMPLINGS
 from ..errors import UsageError, require_file
 from .data import (
     infer_class_counts,
+    limit_workers,
     set_datasets,
     set_domains,
     set_modalities,
@@ -65,6 +66,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-root", help="folder of the dataset")
     parser.add_argument(
+        "--frame-store",
+        metavar="FOLDER",
+        help="read frames from this store, which tools/data/pack.py made (default: the "
+        "config's; none: the data set's own files)",
+    )
+    parser.add_argument(
         "--sampling",
         choices=SAMPLINGS,
         help="which frames and sound are a sample: as in the published code, or with "
@@ -95,9 +102,13 @@ def read_config(path: str) -> Config:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Reads the config file and merges the options of :func:`add_common_options`."""
+    """Reads the config file and merges the options of :func:`add_common_options`.
+
+    The file's data workers are limited to the cores; those of an option are not.
+    """
     os.environ.setdefault("LOCAL_RANK", str(getattr(args, "local_rank", 0)))
     cfg = read_config(args.config)
+    limit_workers(cfg)
     check_settings(cfg, args.cfg_options)
     if args.data_root is not None:
         set_datasets(cfg, data_root=args.data_root)
@@ -107,6 +118,8 @@ def load_config(args: argparse.Namespace) -> Config:
         set_domains(cfg, args.target, args.sources)
     if args.held_out_classes is not None:
         set_datasets(cfg, held_out_classes=args.held_out_classes)
+    if args.frame_store is not None:
+        set_datasets(cfg, frame_store=args.frame_store)
     if args.sampling is not None:
         set_datasets(cfg, sampling=args.sampling)
     infer_class_counts(cfg)

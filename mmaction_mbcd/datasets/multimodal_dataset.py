@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from .config_checks import check_order, refuse_wrong_config
 from .durations import ending_early, seconds_of
 from .errors import AnnotationError, DataError, MissingFileError
+from .frame_store import FrameStore, FrameStoreError
 from .presence import (
     Presence,
     count_presence,
@@ -129,6 +130,9 @@ class MultiModalDataset(BaseDataset):
         held_out_classes: Names of classes whose clips are left out, in training as in
             evaluation, so that ``use='held_out'`` shows a model what it never knew. The
             model still has an output for them.
+        frame_store: Folder of frames that ``tools/data/pack.py`` has decoded once
+            (:mod:`.frame_store`); they are read instead of the sources, which must stay
+            where they are. ``None``: the sources themselves.
         views: Views of each clip in training, each with its own random draws. With 2
             an item is a list of two, for ``collate_views``.
         test_mode: Follows from ``use`` and need not be given.
@@ -175,6 +179,7 @@ class MultiModalDataset(BaseDataset):
         overlap: str = "keep",
         sampling: str = "repaired",
         held_out_classes: Sequence[str] | str = (),
+        frame_store: str | None = None,
         views: int = 1,
         test_mode: bool | None = None,
         **kwargs,
@@ -213,6 +218,9 @@ class MultiModalDataset(BaseDataset):
             for m, own in ((m, pipelines[m]) for m in self.modalities)
         }
         check_order(self.pipelines)
+        self.frame_store = FrameStore(frame_store, data_root) if frame_store else None
+        for modality, transforms in self.pipelines.items() if self.frame_store else ():
+            self.frame_store.check_pipeline(modality, transforms)
         kwargs = {"data_prefix": {}, **kwargs}
         super().__init__(
             metainfo=metainfo, data_root=data_root, test_mode=use != "train", **kwargs
@@ -266,12 +274,25 @@ class MultiModalDataset(BaseDataset):
         Raises:
             AbsentModalityError: If no clip of a domain and split has a modality that is
                 not in ``absent_ok``. A share above ``absent_warning`` is logged.
+            FrameStoreError: If the frame store lacks entries.
         """
         if not self._looked:
             found, name = self.look_for_files(), type(self).__name__
             refuse_absence(name, found, self.modalities, self.absent_ok)
             report_absence(name, found, self.absent_warning)
+            self._refuse_gaps()
             self._looked = True
+
+    def _refuse_gaps(self) -> None:
+        if self.frame_store is None:
+            return
+        rows = [self.get_data_info(index) for index in range(len(self))]
+        if gaps := self.frame_store.gaps(rows, self.modalities):
+            raise FrameStoreError(
+                f"frame_store={self.frame_store.root!r} lacks {len(gaps)} entries of "
+                f"the {self.use} clips, {gaps[0]} first: `python tools/data/pack.py "
+                f"CONFIG --out {self.frame_store.root}` makes what is missing"
+            )
 
     def load_data_list(self) -> list[dict]:
         """The rows of this use, in the order source by source, then the target."""
@@ -541,6 +562,7 @@ class MultiModalDataset(BaseDataset):
             modality=self.MODALITY_TYPES[modality],
             modality_key=modality,
             sampling=self.sampling,
+            frame_store=self.frame_store,
             others=finished,
         )
         results.update(row.get("extras", {}).get(modality, {}))
@@ -582,5 +604,5 @@ def _tensor(results: dict, modality: str) -> torch.Tensor:
                 return torch.from_numpy(np.ascontiguousarray(value))
     raise ValueError(
         f"the pipeline of {modality!r} left neither a tensor nor an array in 'imgs' or "
-        f"'audios' (keys {sorted(results)}): end it with FormatShape or FormatAudio"
+        f"'audios' (keys {sorted(results)}): end it with FormatClip or FormatAudio"
     )

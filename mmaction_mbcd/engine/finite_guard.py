@@ -23,11 +23,11 @@ from .checkpoint_checks import module_of
 class FiniteGuardHook(Hook):
     """Stops a run whose losses or gradients are NaN or infinite.
 
-    It looks at the losses that the loop has fetched and at one number on the device,
-    whether the gradients are finite, before any other hook sees the step: the teacher
-    does not average it, no checkpoint holds it. In float16 the scaler skips such steps
-    by design and lowers its scale; then only a long row of them, or a scale that has
-    vanished, stops the run.
+    It looks at the losses and at one number more, whether the gradients are finite,
+    that the loop has fetched from the device together, before any other hook sees the
+    step: the teacher does not average it, no checkpoint holds it. In float16 the
+    scaler skips such steps by design and lowers its scale; then only a long row of
+    them, or a scale that has vanished, stops the run.
 
     Args:
         action: ``'stop'``, or ``'skip'``: go on as if the step had not been, up to
@@ -51,7 +51,7 @@ class FiniteGuardHook(Hook):
         self.action, self.limit = action, limit
         self.skipped = 0
         self._handle = None
-        self._finite: Tensor | None = None
+        self.to_fetch: Tensor | None = None  # whether the gradients are finite
         self._marked: torch.optim.Optimizer | None = None
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
@@ -76,8 +76,8 @@ class FiniteGuardHook(Hook):
         if not gradients:
             return
         norms = torch._foreach_norm(gradients)
-        self._finite = torch.stack([n.to(norms[0]) for n in norms]).isfinite().all()
-        if self.action == "skip" and not bool(self._finite):
+        self.to_fetch = torch.stack([n.to(norms[0]) for n in norms]).isfinite().all()
+        if self.action == "skip" and not bool(self.to_fetch):
             for parameter in parameters:
                 parameter.grad = None  # the optimizer passes it over
             # What loss scalers tell a fused optimizer; the teacher looks at it too.
@@ -97,7 +97,7 @@ class FiniteGuardHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
         """Stops, or counts a skipped step."""
-        finite, self._finite = self._finite, None
+        finite, self.to_fetch = self.to_fetch, None
         wrong = [
             name
             for name, value in (outputs or {}).items()

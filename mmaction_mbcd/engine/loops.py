@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
+from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
-from torch import nn
+from torch import Tensor, nn
 
 from ..datasets.seeding import derive_seed
 from .checkpoint_checks import module_of
@@ -98,8 +99,10 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Runs one step with random numbers of its own.
 
-        The values to log are fetched from the device in one copy: MMEngine's hook would
-        wait for each of them.
+        The values to log are fetched from the device in one copy, the only wait of a
+        step: MMEngine's hook would wait for each of them. A hook that must know of the
+        step what the device alone knows keeps it as ``to_fetch``, a scalar, until
+        ``after_train_iter``: it is on the CPU by then.
         """
         seed = derive_seed(self.runner.seed, "step", self._iter, get_rank())
         random.seed(seed)
@@ -110,11 +113,15 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         outputs = runner.model.train_step(
             data_batch, optim_wrapper=runner.optim_wrapper
         )
+        waiting = [h for h in runner.hooks if torch.is_tensor(_to_fetch(h))]
+        outputs, fetched = _fetched(outputs, [hook.to_fetch for hook in waiting])
+        for hook, value in zip(waiting, fetched, strict=True):
+            hook.to_fetch = value
         runner.call_hook(
             "after_train_iter",
             batch_idx=idx,
             data_batch=data_batch,
-            outputs=_fetched(outputs),
+            outputs=outputs,
         )
         self._iter += 1
 
@@ -243,11 +250,20 @@ class WatchfulTestLoop(_WatchesData, TestLoop):
     """Test; see :class:`_WatchesData`."""
 
 
-def _fetched(outputs: dict) -> dict:
-    """Losses and log values on the CPU; lists and other values stay as they are."""
+def _to_fetch(hook: Hook) -> Tensor | None:
+    return getattr(hook, "to_fetch", None)
+
+
+def _fetched(outputs: dict, others: Sequence[Tensor]) -> tuple[dict, list[Tensor]]:
+    """Losses, log values and further scalars on the CPU, in one copy.
+
+    Lists and other values stay as they are.
+    """
     scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.dim() == 0}
-    if not scalars:
-        return outputs
-    device = next((v.device for v in scalars.values() if v.is_cuda), None)
-    values = torch.stack([v.detach().to(device).double() for v in scalars.values()])
-    return outputs | dict(zip(scalars, values.cpu().unbind(), strict=True))
+    wanted = [*scalars.values(), *others]
+    if not wanted:
+        return outputs, []
+    device = next((v.device for v in wanted if v.is_cuda), None)
+    stacked = torch.stack([v.detach().to(device).double() for v in wanted])
+    values = stacked.cpu().unbind()
+    return outputs | dict(zip(scalars, values, strict=False)), values[len(scalars) :]

@@ -180,6 +180,8 @@ def _data(loader: DataLoader) -> str:
     facts = [type(dataset).__name__, getattr(dataset, "data_root", None)]
     if sampling := getattr(dataset, "sampling", None):
         facts.append(f"sampling {sampling}")
+    if store := getattr(dataset, "frame_store", None):
+        facts.append(f"frames from {store.root} ({store.settings.describe()})")
     return ", ".join(filter(None, facts))
 
 

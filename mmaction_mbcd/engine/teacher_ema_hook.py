@@ -2,18 +2,61 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import torch
 from mmaction.registry import HOOKS
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import (
+    BaseAveragedModel,
+    ExponentialMovingAverage,
+    MomentumAnnealingEMA,
+    StochasticWeightAverage,
+    is_model_wrapper,
+)
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 from ..errors import CheckpointError
 
 _HOLDS = "state_dict_holds"
+
+
+def average_all(
+    average: BaseAveragedModel,
+    teachers: Sequence[Tensor],
+    students: Sequence[Tensor],
+    steps: int,
+) -> None:
+    r"""``average.avg_func`` of all tensors, in one pass where its formula is known.
+
+    .. math:: \Theta^{EMA} \leftarrow \Theta^{EMA} + w (\Theta - \Theta^{EMA})
+
+    ``w`` is the momentum, for ``MomentumAnnealingEMA`` ``max(momentum, gamma / (gamma +
+    steps))``, for ``StochasticWeightAverage`` ``1 / (steps // interval + 1)``. The same
+    operations as theirs, to the bit, but a few kernels instead of one or two for each
+    tensor.
+
+    Args:
+        average: An averaged model of MMEngine.
+        teachers: Changed in place.
+        students: Of the same shapes.
+        steps: Averaging steps so far.
+    """
+    kind = type(average)
+    if kind is StochasticWeightAverage:
+        distances = torch._foreach_sub(students, teachers)
+        weight = 1 / float(steps // average.interval + 1)
+        torch._foreach_add_(teachers, distances, alpha=weight)
+    elif kind is ExponentialMovingAverage:
+        torch._foreach_lerp_(teachers, students, average.momentum)
+    elif kind is MomentumAnnealingEMA:
+        weight = max(average.momentum, average.gamma / (average.gamma + steps))
+        torch._foreach_lerp_(teachers, students, weight)
+    else:
+        for teacher, student in zip(teachers, students, strict=True):
+            average.avg_func(teacher, student, steps)
 
 
 @HOOKS.register_module()
@@ -92,6 +135,7 @@ class TeacherEMAHook(EMAHook):
         )
         self.beta, self.evaluate = beta, evaluate
         self._stepped = False
+        self.to_fetch: Tensor | None = None  # infinities that a fused optimizer found
         self._has_both = True
         self._resumed = False
         self._handle = None
@@ -153,7 +197,8 @@ class TeacherEMAHook(EMAHook):
             self._share.fill_(share)
         else:
             self._copy_student()
-        self._train_pairs = self._pairs()
+        floating = [p for p in self._pairs() if p[0].dtype.is_floating_point]
+        self._moving = [list(side) for side in zip(*floating, strict=True)]
         if self._handle is not None:
             self._handle.remove()
         self._handle = optimizer.register_step_post_hook(self._after_optimizer_step)
@@ -177,17 +222,22 @@ class TeacherEMAHook(EMAHook):
         return runner.iter >= self.begin_iter
 
     def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_) -> None:
-        # A fused optimizer is called even when the scaler found infinities, and
-        # skips inside its kernel.
-        found_inf = getattr(optimizer, "found_inf", None)
-        self._stepped = found_inf is None or not bool(found_inf)
+        # A fused optimizer is called even when the scaler found infinities, and skips
+        # inside its kernel. Asking it here would wait for the device.
+        self._stepped = True
+        self.to_fetch = getattr(optimizer, "found_inf", None)
+
+    def _took_step(self) -> bool:
+        """Whether the student moved in this iteration; asked once."""
+        stepped, found_inf = self._stepped, self.to_fetch
+        self._stepped, self.to_fetch = False, None
+        return stepped and (found_inf is None or not bool(found_inf))
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Moves the teacher if the optimizer moved the student."""
-        if not self._stepped:
+        if not self._took_step():
             self._copy_buffers()
             return
-        self._stepped = False
         if self._ema_started(runner):
             self._average()
         else:
@@ -225,9 +275,7 @@ class TeacherEMAHook(EMAHook):
     def _average(self) -> None:
         steps = int(self.ema_model.steps)
         if steps % self.ema_model.interval == 0:
-            for teacher, student in self._train_pairs:
-                if teacher.dtype.is_floating_point:
-                    self.ema_model.avg_func(teacher, student, steps)
+            average_all(self.ema_model, *self._moving, steps)
             # The initial weights' share follows the same rule from 1 towards 0.
             self.ema_model.avg_func(self._share, torch.zeros(()), steps)
         self._copy_buffers()

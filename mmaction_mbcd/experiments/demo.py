@@ -5,7 +5,6 @@ with the configs of ``configs/mbcd/synth_action`` in processes of their own.
 """
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -21,6 +20,7 @@ from rich.table import Table
 from .. import scripts
 from ..analysis.curves import draw_curves, read_curves
 from ..analysis.statistics import accuracy_interval
+from ..cores import usable_cores
 from ..datasets.synth import SynthConfig, generate
 from .running import RULE, best_checkpoint, run_tool
 
@@ -71,7 +71,7 @@ def run_demo(options: DemoOptions, console: Console | None = None) -> pd.DataFra
     options.out.mkdir(parents=True, exist_ok=True)
     synth = SynthConfig(seed=options.seed, **options.synth)
     console.print(f"[bold]1. Data[/bold]  {options.out / 'data'}")
-    meta = generate(options.out / "data", synth, workers=os.cpu_count() or 1)
+    meta = generate(options.out / "data", synth, workers=usable_cores())
     console.print(
         f"   {len(meta['classes'])} actions in {', '.join(meta['domains'])}; the "
         f"target {synth.target!r} is never trained on"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from mmengine.config import Config
 
+from ..cli.data import quiet
 from ..errors import UsageError
 from .grid import Grid, RunSpec
 from .identity import Identity, environment, identity, resolve
@@ -197,17 +196,6 @@ class Experiment:
 def _resolved(spec: RunSpec, settings: tuple[str, ...]) -> Config:
     with quiet():
         return resolve(spec, settings)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Datasets report what they contain as they are built; here nobody asked."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _file_name(name: str) -> str:

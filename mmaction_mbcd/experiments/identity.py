@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 
 from .. import cli
 from ..cli.data import SPLITS, innermost_datasets
+from ..datasets.frame_store import StoreSettings
 from .grid import OptionParser, RunSpec
 
 # Where a run lies, what it prints, how fast it is: runs that differ in these alone have
@@ -30,6 +31,7 @@ _INDIFFERENT = {
     "data_root",
     "env_cfg",
     "filename",
+    "frame_store",
     "launcher",
     "log_level",
     "log_processor",
@@ -126,7 +128,8 @@ def _stable(value: object, key: str = "") -> object:
 def data_identity(cfg: Config) -> dict[str, dict]:
     """Number and hash of the annotations that each use of a config's data has.
 
-    Clips, labels, domains and times; not the media, and not where they lie.
+    Clips, labels, domains and times; not the media, and not where they lie. Frames out
+    of a store that lost something are other frames (``frames``).
 
     Returns:
         ``{use: {'N': int, 'sha256': str}}``; use is train, val or test.
@@ -137,13 +140,22 @@ def data_identity(cfg: Config) -> dict[str, dict]:
         loader = cfg.get(f"{split}_dataloader")
         if not loader:
             continue
-        digest, count = hashlib.sha256(), 0
+        digest, count, frames = hashlib.sha256(), 0, []
         for settings in innermost_datasets(loader["dataset"]):
             rows, hashed = _rows(json.dumps(_unread(settings), default=str))
             digest.update(hashed.encode())
             count += rows
+            frames += _stored(settings)
         found[split] = dict(N=count, sha256=digest.hexdigest())
+        found[split] |= dict(frames=frames) if frames else {}
     return found
+
+
+def _stored(settings: Mapping) -> list[dict]:
+    """How a data set's frames differ from its files', if they do."""
+    root = settings.get("frame_store")
+    store = StoreSettings.load(root) if root else None
+    return [] if store is None or store.lossless else [asdict(store)]
 
 
 def _unread(settings: Mapping) -> dict:
@@ -153,7 +165,8 @@ def _unread(settings: Mapping) -> dict:
     """
     pipelines = {modality: [] for modality in settings["pipelines"]}
     watched = dict(watch_target=False) if settings.get("watch_target") else {}
-    return dict(settings, pipelines=pipelines, lazy_init=True) | watched
+    given = dict(pipelines=pipelines, frame_store=None, lazy_init=True)
+    return dict(settings) | given | watched
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,12 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
 
+from ..cores import usable_cores
 from .experiment import Experiment, PlannedRun
 from .job import Launch, Share, Stopped, ToolError, forked
 from .run_folder import BusyError
 
 MOST_WORKERS = 16
-"""Data workers of a loader: each has a copy of the dataset, and seconds to start."""
+"""Data workers of a loader: each has tens of MB, and two batches on their way."""
 
 Report = Callable[[PlannedRun, str, str], object]
 """Called with a run, what became of it (``'started'``, ``'finished'``, ``'failed'``,
@@ -31,7 +32,7 @@ def shares(
 
     With GPUs there is one job per GPU (or per ``per_job`` of them), else one per two
     cores. A job's cores are shared by the threads of its training and its data
-    workers: more of both than cores were measured 25 times slower.
+    workers.
 
     Args:
         jobs: How many at a time; from the machine if None. More jobs than GPUs share
@@ -45,7 +46,7 @@ def shares(
 
     With ``OMP_NUM_THREADS`` the user decides about threads; workers share the rest.
     """
-    cores = cores or len(os.sched_getaffinity(0))
+    cores = cores or usable_cores()
     if gpus is None:
         gpus = _visible(torch.cuda.device_count())
     if (jobs is not None and jobs < 1) or per_job < 1:

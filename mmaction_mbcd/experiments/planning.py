@@ -18,10 +18,10 @@ from mmengine.runner import Runner
 from rich.table import Table
 
 from .. import cli
-from ..cli.data import SPLITS, innermost_datasets
+from ..cli.data import SPLITS, innermost_datasets, quiet
 from ..preparation.check import training_problems
 from ..progress import duration
-from .experiment import Experiment, PlannedRun, quiet
+from .experiment import Experiment, PlannedRun
 from .identity import command, data_identity
 from .job import Launch, Share, ToolError, checked_settings, forked
 from .run_folder import line_that_matters, read_json, write_json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -72,6 +73,20 @@ class RunFolder:
 
     path: Path
     in_queue: InQueue | None = None
+    _finished: RunFolder | None = field(default=None, repr=False, compare=False)
+
+    def glance(self) -> RunFolder:
+        """The folder as it is now: each file is read once at most, whatever is asked.
+
+        A table of hundreds of runs on a network file system needs that. A run that was
+        seen to be finished is not looked at again.
+        """
+        if self._finished is None:
+            seen = _Glance(self.path, self.in_queue)
+            if seen.state != "finished":
+                return seen
+            self._finished = seen
+        return self._finished
 
     # ----------------------------------------------------------------- what it is
 
@@ -190,6 +205,29 @@ class RunFolder:
     def error(self) -> str:
         """The line that says why it failed, or ``''``."""
         return self.noted.get("error", "")
+
+
+class _Glance(RunFolder):
+    """What :meth:`RunFolder.glance` makes."""
+
+    def glance(self) -> RunFolder:
+        return self
+
+    @functools.cached_property
+    def noted(self) -> dict:
+        return super().noted
+
+    @functools.cached_property
+    def progress(self) -> dict:
+        return super().progress
+
+    @functools.cached_property
+    def state(self) -> str:
+        said = self.noted.get("state")
+        if said == "running" and not self.in_queue and not self.is_held():
+            # It may have ended between the two looks: then as it says now.
+            del self.noted
+        return super().state
 
 
 def _lock(file: IO, kind: int) -> bool:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,6 +24,11 @@ _COLOURS = {
     "interrupted": "yellow",
     "waiting": "dim",
 }
+
+
+def seen_now(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs as they are at this moment, each file read once at most."""
+    return [replace(run, folder=run.folder.glance()) for run in runs]
 
 
 def counts(runs: Sequence[PlannedRun]) -> Counter:
@@ -70,10 +76,11 @@ def table(experiment: Experiment, every: bool = False) -> Table:
         experiment: Its runs.
         every: Those that are finished or wait as well.
     """
-    shown = Table(title=headline(experiment), title_justify="left")
+    runs = seen_now(experiment.runs)
+    shown = Table(title=headline(runs), title_justify="left")
     for name in ("run", "state", "at", "left, or took"):
         shown.add_column(name, no_wrap=name not in ("run", "at"))
-    for run in experiment.runs:
+    for run in runs:
         state = run.folder.state
         if state in ("waiting", "finished") and not every:
             continue
@@ -96,13 +103,14 @@ def title(run: PlannedRun) -> str:
     return " ".join(filter(None, parts)) + f", seed {spec.seed}"
 
 
-def headline(experiment: Experiment) -> str:
+def headline(runs: Sequence[PlannedRun]) -> str:
     """``'90 runs: 12 finished, 2 running, 76 waiting; about 2 h left'``."""
-    found = counts(experiment.runs)
-    text = f"{len(experiment.runs)} runs: " + ", ".join(
+    runs = seen_now(runs)
+    found = counts(runs)
+    text = f"{len(runs)} runs: " + ", ".join(
         f"{found[state]} {state}" for state in _COLOURS if found[state]
     )
-    left = forecast(experiment.runs)
+    left = forecast(runs)
     return text if left is None else f"{text}; about {duration(left)} left"
 
 
@@ -112,6 +120,7 @@ def forecast(runs: Sequence[PlannedRun]) -> float | None:
     A run takes as long as the mean of its method's finished ones, or of all; as many
     run side by side as do now.
     """
+    runs = seen_now(runs)
     taken: dict[str, list[float]] = {}
     for run in runs:
         if (seconds := _seconds(run)) is not None:
@@ -174,7 +183,7 @@ class Watch:
 
 
 def _counted(experiment: Experiment) -> str:
-    found = counts(experiment.runs)
-    text = f"{found['finished']} of {len(experiment.runs)}"
-    left = forecast(experiment.runs)
+    runs = seen_now(experiment.runs)
+    text = f"{counts(runs)['finished']} of {len(runs)}"
+    left = forecast(runs)
     return text if left is None else f"{text}, about {duration(left)} left"

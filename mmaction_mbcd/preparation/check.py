@@ -49,6 +49,7 @@ from ..cli.data import (
     innermost_datasets,
 )
 from ..cli.run import weights_problem
+from ..cores import usable_cores
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.durations import EARLY, ending_early, seconds_of
 from ..datasets.presence import absence_lines, is_there, unadmitted
@@ -97,22 +98,40 @@ class DecodeAll:
         numbers = np.arange(first, first + total)
         if self.quick:
             numbers = np.unique(numbers[[0, total // 2, -1]])
-        sizes, count = set(), 1
-        while len(numbers):
-            images = self._images(dict(results, frame_inds=numbers[:count]))
-            sizes |= {image.shape[:2] for image in images}
-            numbers, count = numbers[count:], max(_MEMORY // images[0].nbytes, 1)
+        sizes = set()
+        for piece in decode_in_pieces(self.decode, results, numbers):
+            sizes |= {image.shape[:2] for image in piece["imgs"]}
         if len(sizes) > 1:
             reason = f"its frames differ in size (h, w): {sorted(sizes)}"
             raise UnreadableMediaError.of(results, reason)
         return dict(results, total_frames=total)
 
-    def _images(self, results: dict) -> Sequence[np.ndarray]:
-        for transform in self.decode:
-            results = transform(results)
-            if "imgs" in results:
-                return results["imgs"]
-        raise ValueError("no transform behind the sampler leaves imgs")
+
+def decode_in_pieces(
+    decode: Sequence[Callable[[dict], dict]], results: dict, numbers: np.ndarray
+) -> Iterator[dict]:
+    """Decodes frames by number, some at a time, since a clip may be long.
+
+    Args:
+        decode: The transforms behind the sampler. Those behind the first that leaves
+            ``imgs`` are not run.
+        results: As they came to the sampler.
+        numbers: ``(N,)``.
+
+    Yields:
+        The results, with ``frame_inds`` and ``imgs`` of one piece.
+    """
+    count = 1
+    while len(numbers):
+        found = dict(results, frame_inds=numbers[:count])
+        for transform in decode:
+            found = transform(found)
+            if "imgs" in found:
+                break
+        else:
+            raise ValueError("no transform behind the sampler leaves imgs")
+        yield found
+        numbers, count = numbers[count:], max(_MEMORY // found["imgs"][0].nbytes, 1)
 
 
 def leave_seconds(results: dict) -> dict:
@@ -150,7 +169,8 @@ class Reading(NamedTuple):
 
 
 @functools.cache
-def _dataset(pickled: bytes) -> MultiModalDataset:
+def item_dataset(pickled: bytes) -> MultiModalDataset:
+    """The dataset of an item, built once in each process."""
     if multiprocessing.parent_process() is not None:
         # What libjpeg, FFmpeg and the datasets say would get into the progress bar.
         null = os.open(os.devnull, os.O_WRONLY)
@@ -162,7 +182,7 @@ def _dataset(pickled: bytes) -> MultiModalDataset:
 
 def read(item: Item) -> Reading:
     """Reads one modality of one clip."""
-    dataset = _dataset(item.dataset)
+    dataset = item_dataset(item.dataset)
     row, (modality,) = dataset.get_data_info(item.index), dataset.modalities
     try:
         sample = dataset.prepare_data(item.index)
@@ -235,7 +255,9 @@ def build_datasets(cfg: Config) -> Iterator[tuple[str, dict, MultiModalDataset]]
     for split, outer in used.items():
         for settings in innermost_datasets(outer):
             try:
-                dataset = DATASETS.build(dict(settings, lazy_init=True))
+                # Serialised rows save workers' memory; making them collects garbage.
+                light = dict(lazy_init=True, serialize_data=False)
+                dataset = DATASETS.build(dict(settings) | light)
                 dataset.full_init()
             except (ValueError, TypeError, KeyError, OSError) as error:
                 raise UsageError(f"{split}_dataloader: {error}") from error
@@ -294,6 +316,7 @@ def collect(
                 absent_ok=(),
                 on_error="raise",
                 views=1,
+                serialize_data=False,
             )
             alone[modality] = pickle.dumps(settings | changes)
         classes, optional = dataset.metainfo["classes"], dataset.optional_modalities
@@ -428,7 +451,7 @@ def check(
             or the CSV file cannot be written.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = usable_cores()
     if workers < 1:
         raise UsageError(f"--workers must be 1 or more, got {workers}")
     absences: list[Absence] = []

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import progress
+from ..cores import usable_cores
 from ..errors import Terminated, UsageError, sigterm_raises
 from ..parallel import run_parallel
 
@@ -94,7 +95,7 @@ class Extraction:
 
     def default_workers(self) -> int:
         """Processes to use where the caller does not say: the usable cores."""
-        return len(os.sched_getaffinity(0))
+        return usable_cores()
 
     def settings(self) -> dict:
         """The settings that decide what is in the outputs, as JSON knows them."""
@@ -309,7 +310,7 @@ def extract(
         return 0
 
     interrupted = 0
-    with _claim(settings_file, extraction.name) as file, sigterm_raises():
+    with claim(settings_file, extraction.name) as file, sigterm_raises():
         if not overwrite:
             _check_settings(settings_file, plans, extraction)
         try:
@@ -355,7 +356,7 @@ def _convert(
 
 
 @contextmanager
-def _claim(path: Path, name: str) -> Iterator[TextIO]:
+def claim(path: Path, name: str) -> Iterator[TextIO]:
     """Opens the settings file and keeps other runs out of the folder.
 
     It is locked while the run lasts: temporary names are the same in every run.

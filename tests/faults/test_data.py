@@ -122,6 +122,7 @@ def run(settings, use="train", workers=2, test=None):
     )
     batches = []
     runner = SimpleNamespace(
+        hooks=[],
         call_hook=lambda name, **_: name.endswith("_iter") and batches.append(name),
         message_hub=MessageHub.get_instance(uuid.uuid4().hex),
         model=Model(),

@@ -1,8 +1,11 @@
 """What the worker pool is given to do in its tests."""
 
 import os
+import resource
 import signal
 import time
+
+import torch
 
 from mmaction_mbcd import progress
 
@@ -33,3 +36,10 @@ def waits(mark):
     with open(mark, "w") as file:
         file.write(str(os.getpid()))
     time.sleep(600)
+
+
+def resident_after(mebibytes):
+    """Peak of this process in MiB with a tensor of that size."""
+    kept = torch.ones(mebibytes * 2**18)  # float32
+    del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

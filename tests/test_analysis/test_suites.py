@@ -2,8 +2,10 @@
 
 import copy
 import json
+import resource
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,6 +91,20 @@ def trained(tiny_data, checkpoint):
 @pytest.fixture(scope="module")
 def subject(trained):
     return Subject(trained)
+
+
+def test_data_workers_of_an_evaluation(tiny_data, checkpoint):
+    """As those of a training: OpenCV has one thread, and batches find files enough."""
+    kept, threads = resource.getrlimit(resource.RLIMIT_NOFILE), cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, kept[1]))
+    try:
+        TrainedModel.load(read_config(tiny_data), str(checkpoint))
+        assert cv2.getNumThreads() == 1
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(4096, kept[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, kept)
+        cv2.setNumThreads(threads)
 
 
 class Held:

@@ -199,6 +199,30 @@ def test_a_killed_run_resumes_to_the_bit(repo, tiny_data, tmp_path):
     assert best[0] == best[1]
 
 
+@pytest.mark.long
+def test_training_from_a_frame_store_is_training_from_the_files(
+    repo, tiny_data, tmp_path
+):
+    config, store = f"{CONFIGS}/mbcd.py", tmp_path / "store"
+    data = ["--data-root", tiny_data]
+    run(
+        repo, "tools/data/pack.py", config, *data, "--out", store,
+        "--codec", "pnm", "--workers", 1,
+    )  # fmt: skip
+    said = {}
+    for name, more in (("files", []), ("store", ["--frame-store", store])):
+        folder = ["--work-dir", tmp_path / name, "--seed", 3]
+        done = run(repo, "tools/train.py", config, *folder, *more, *small(tiny_data))
+        said[name] = done.stdout
+    weights = [
+        torch.load(tmp_path / name / "epoch_1.pth", weights_only=False)["state_dict"]
+        for name in said
+    ]
+    assert_same_trees(*weights)
+    assert f"frames from {store} (PNM, lossless)" in " ".join(said["store"].split())
+    assert "frames from" not in said["files"]
+
+
 def trained_by_two(repo, data, folder):
     """The best checkpoint of ``dist_train.sh`` with two processes."""
     trained = run(

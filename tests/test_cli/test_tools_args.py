@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from helpers.forked import run_script
 from mmaction_mbcd import cli
+from mmaction_mbcd import cores as cores_module
 from tests_support import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -245,6 +246,32 @@ def test_modalities_without_validation_data():
 def test_wrong_modalities_are_refused(config, given, message):
     with pytest.raises(cli.UsageError, match=message):
         train_config(config, "--modalities", *given)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "options", "expected"),
+    [
+        (4, 1, [], {"train": 4, "val": 2, "test": 0}),
+        (64, 1, [], {"train": 16, "val": 2, "test": 0}),
+        (16, 8, [], {"train": 2, "val": 2, "test": 0}),
+        (1, 1, [], {"train": 1, "val": 1, "test": 0}),
+        # Who names a number gets it.
+        (4, 1, ["train_dataloader.num_workers=9"], {"train": 9, "val": 2, "test": 0}),
+    ],
+)
+def test_workers_fit_the_cores(
+    config, monkeypatch, cores, processes, options, expected
+):
+    monkeypatch.setattr(cores_module, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    lines = [
+        f"{split}_dataloader['num_workers'] = {count}\n"
+        for split, count in (("train", 16), ("val", 2))
+    ]
+    config.write_text(CONFIG + "".join(lines))
+    found = train_config(config, *(["--cfg-options", *options] if options else []))
+    workers = {s: found[f"{s}_dataloader"].get("num_workers", 0) for s in cli.SPLITS}
+    assert workers == expected
 
 
 def test_cpu_launch_starts_gloo_and_wraps_without_devices(config, no_gpu, monkeypatch):

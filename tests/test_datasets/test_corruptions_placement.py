@@ -93,7 +93,7 @@ def test_the_neighbours_in_every_config(leaf, loader):
         names = [step["type"] for step in got]
         place = names.index(added["type"])
         if modality != "audio" and resized:
-            assert names[place - 2 : place] == [decoder, "Resize"]
+            assert names[place - 2 : place] == [decoder, "ResizeClip"]
             assert got[place - 1]["scale"] == (
                 (-1, 128) if "small" in leaf else (-1, 256)
             )
@@ -116,7 +116,11 @@ def test_numbers_in_pixels_of_the_file_come_before_resizing():
     added = corruption("RGB", kind="defocus_hac_c")
     names = [step["type"] for step in insert_corruption(pipeline, "RGB", added)]
     place = names.index("CorruptFrames")
-    assert names[place - 1 : place + 2] == ["DecodeVideo", "CorruptFrames", "Resize"]
+    assert names[place - 1 : place + 2] == [
+        "DecodeVideo",
+        "CorruptFrames",
+        "ResizeClip",
+    ]
 
 
 def test_a_resize_to_a_fixed_shape_is_no_size_of_the_picture():

@@ -534,7 +534,7 @@ def test_pipeline_that_returns_nothing(shared_root):
 def test_pipeline_without_an_end(shared_root):
     chain = dict(video=pipelines()["video"][:-1])
     data = build(shared_root, pipelines=chain, modalities=None)
-    with pytest.raises(ValueError, match="'video' left neither.*FormatShape"):
+    with pytest.raises(ValueError, match="'video' left neither.*FormatClip"):
         data[0]
 
 

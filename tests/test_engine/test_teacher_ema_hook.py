@@ -7,9 +7,15 @@ import pytest
 import torch
 from mmaction.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
+from mmengine.model import (
+    ExponentialMovingAverage,
+    MomentumAnnealingEMA,
+    StochasticWeightAverage,
+)
 from torch import nn
 
 from mmaction_mbcd.engine import TeacherEMAHook
+from mmaction_mbcd.engine.teacher_ema_hook import average_all
 from toy_runner import hook_of, run_toy, toy_run
 
 EMA = "TeacherEMAHook"
@@ -98,14 +104,50 @@ def test_a_step_that_the_scaler_skips_leaves_the_teacher_alone():
     p = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([p], 0.1)
     optimizer.register_step_post_hook(hook._after_optimizer_step)
-    assert not hook._stepped  # no optimizer step, no move: the scaler does not call
+    assert not hook._took_step()  # the scaler does not call: no step, no move
     optimizer.step()
-    assert hook._stepped
+    assert hook._took_step() and not hook._took_step()
     # A fused optimizer is called even then, and skips inside its kernel.
     hook._after_optimizer_step(SimpleNamespace(found_inf=torch.tensor(1.0)))
-    assert not hook._stepped
+    assert not hook._took_step()
     hook._after_optimizer_step(SimpleNamespace(found_inf=torch.tensor(0.0)))
-    assert hook._stepped
+    assert hook._took_step()
+
+
+AVERAGES = [
+    (ExponentialMovingAverage, dict(momentum=0.001)),
+    (ExponentialMovingAverage, dict(momentum=0.7)),
+    (MomentumAnnealingEMA, dict(momentum=0.03, gamma=5)),
+    (StochasticWeightAverage, dict(interval=2)),
+]
+
+
+@pytest.mark.parametrize(("kind", "kwargs"), AVERAGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_pass_over_all_tensors_changes_no_bit(kind, kwargs, dtype):
+    average = kind(nn.Linear(1, 1), **kwargs)
+    shapes = [(), (1,), (67,), (4, 3, 5, 5), (2, 3, 3, 1, 1)]
+    whole = [torch.randn(shape, dtype=dtype) for shape in shapes]
+    whole.append(torch.randn(2, 4, 3, 3, dtype=dtype).transpose(1, 2))
+    single = [x.clone() for x in whole]
+    for steps in range(1, 30):
+        average.steps.fill_(steps)
+        students = [torch.randn_like(x) for x in whole]
+        average_all(average, whole, students, steps)
+        for teacher, student in zip(single, students, strict=True):
+            average.avg_func(teacher, student, torch.tensor(steps))
+        assert all(torch.equal(a, b) for a, b in zip(whole, single, strict=True))
+
+
+def test_an_average_of_another_kind_is_asked_for_each_tensor():
+    class Halfway(ExponentialMovingAverage):
+        def avg_func(self, averaged_param, source_param, steps):
+            averaged_param.add_(source_param).mul_(0.5)
+
+    teachers = [torch.zeros(2), torch.ones(3)]
+    average_all(Halfway(nn.Linear(1, 1), 0.1), teachers, [x + 4 for x in teachers], 1)
+    assert torch.equal(teachers[0], torch.full((2,), 2.0))
+    assert torch.equal(teachers[1], torch.full((3,), 3.0))
 
 
 def test_the_teacher_is_nobodys_parameter(tmp_path):

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from media import write_epic, write_own, write_split
 from mmaction_mbcd.cli import set_resume
+from mmaction_mbcd.datasets.frame_store import StoreSettings
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.experiments.grid import Grid
 from mmaction_mbcd.experiments.identity import (
@@ -98,6 +99,21 @@ DIFFERENT = dict(
 @pytest.fixture(scope="module")
 def base(hac):
     return digest(hac)
+
+
+def test_frames_from_a_store(hac, base, tmp_path):
+    """A store that loses nothing gives the same run, one that does another."""
+    found = {}
+    for codec, quality in (("png", 92), ("pnm", 92), ("jpeg", 92), ("jpeg", 80)):
+        root = tmp_path / f"{codec}{quality}"
+        root.mkdir()
+        sizes = dict(video=256, flow=256)
+        text = StoreSettings(codec, quality, sizes).text()
+        (root / "frame_store.json").write_text(text)
+        arguments = ["--frame-store", str(root)]
+        found[codec, quality] = digest(hac, arguments=arguments)
+    assert found["png", 92] == found["pnm", 92] == base
+    assert len({base, found["jpeg", 92], found["jpeg", 80]}) == 3
 
 
 @pytest.fixture(scope="module")

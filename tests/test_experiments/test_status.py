@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from mmaction_mbcd.errors import UsageError
-from mmaction_mbcd.experiments import status
+from mmaction_mbcd.experiments import run_folder, status
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
 from mmaction_mbcd.experiments.run_folder import write_json
@@ -66,7 +66,7 @@ def test_counts_and_headline(mixed):
     # erm's took 60 and 120 s, 90 on average: 60 are left of the running one; mbcd has
     # none that is finished, so both of its wait for 90; the failed one for nothing.
     assert status.forecast(mixed.runs) == pytest.approx(60 + 90 + 90, abs=2)
-    assert status.headline(mixed) == (
+    assert status.headline(mixed.runs) == (
         "6 runs: 2 finished, 1 running, 1 failed, 1 interrupted, 1 waiting; "
         "about 4 min left"
     )
@@ -75,7 +75,7 @@ def test_counts_and_headline(mixed):
 def test_forecast_arithmetic(experiment):
     runs = experiment.runs
     assert status.forecast(runs) is None  # nothing is known
-    assert status.headline(experiment) == "6 runs: 6 waiting"
+    assert status.headline(experiment.runs) == "6 runs: 6 waiting"
     finish(runs[0], train=100)
     finish(runs[3], train=300, test_last=100)
     # Two of erm at 100 s, two of mbcd at 400 s, one at a time.
@@ -88,7 +88,7 @@ def test_forecast_arithmetic(experiment):
     for run in runs:
         finish(run, train=1)
     assert status.forecast(runs) is None
-    assert status.headline(experiment) == "6 runs: 6 finished"
+    assert status.headline(experiment.runs) == "6 runs: 6 finished"
 
 
 @pytest.mark.parametrize(
@@ -239,3 +239,32 @@ def test_a_run_says_what_cannot_be(capsys, tmp_path):
         assert end.value.code == 2
         assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_reads_each_file_once(mixed, monkeypatch):
+    read, names = run_folder.read_json, []
+
+    def counted(path):
+        names.append(path.parent.name + "/" + path.name)
+        return read(path)
+
+    monkeypatch.setattr(run_folder, "read_json", counted)
+    first = shown(status.table(mixed, every=True))
+    assert (
+        len(names) == len(set(names)) == 6 + 5
+    )  # how far it is matters not of the failed one
+    names.clear()
+    assert shown(status.table(mixed, every=True)) == first
+    assert len(names) == 4 + 3  # the two that are finished stay so
+
+
+def test_a_glance_is_of_one_moment(mixed):
+    run = mixed.runs[2]
+    glance = run.folder.glance()
+    assert (glance.state, glance.noted["phase"]) == ("running", "train")
+    run.folder.note(state="failed", phase="test")
+    assert (glance.state, glance.noted["phase"]) == ("running", "train")
+    assert run.folder.glance().state == run.folder.state == "failed"
+    # Noted as running, and held by nobody: interrupted, as the folder itself says.
+    mixed.runs[4].folder.note(state="running")
+    assert mixed.runs[4].folder.glance().state == "interrupted"

@@ -18,7 +18,7 @@ from .corruptions import (
     insert_corruption,
 )
 from .flow import ClipFlip, DecodeFlowPair, OpenFlowPair, mirror_flow
-from .formatting import FormatAudio
+from .formatting import FormatAudio, FormatClip, ResizeClip
 from .frames import DecodeFlowFrames, DecodeFrames
 from .loading import (
     DecodeVideo,
@@ -38,6 +38,7 @@ __all__ = [
     "DecodeFrames",
     "DecodeVideo",
     "FormatAudio",
+    "FormatClip",
     "FrequencyMask",
     "GaussianShift",
     "LoadWaveform",
@@ -45,6 +46,7 @@ __all__ = [
     "MissingModalityError",
     "OpenFlowPair",
     "OpenVideo",
+    "ResizeClip",
     "SampleClip",
     "SpectrogramNoise",
     "TileWaveform",

@@ -5,6 +5,7 @@ its spectrogram, and two augmentations of it. ``results['audios']`` holds the
 waveform ``(samples,)`` in [-1, 1] first, the spectrogram ``(F, T)`` later.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
-from scipy import signal
+from scipy import fft, signal
 
 from .limits import MAX_SAMPLES, check_file
 from .loading import MissingModalityError, UnreadableMediaError
@@ -207,6 +208,42 @@ class TileWaveform(BaseTransform):
         return results
 
 
+def power_spectrogram(
+    waveform: np.ndarray, rate: float, nperseg: int, noverlap: int
+) -> np.ndarray:
+    """:func:`scipy.signal.spectrogram` with its defaults, bit for bit, and faster.
+
+    Power density of windows (Tukey's, 0.25) without their mean. SciPy needs four times
+    as long: its arrays have their axes moved, and its window is complex.
+
+    Args:
+        waveform: ``(samples,)`` float32.
+        rate: Hz.
+        nperseg: Samples of a window.
+        noverlap: Samples that neighbouring windows share.
+
+    Returns:
+        ``(nperseg // 2 + 1, windows)`` float32.
+    """
+    window, scale = _window(nperseg, float(rate))
+    parts = np.lib.stride_tricks.sliding_window_view(waveform, nperseg)
+    parts = parts[:: nperseg - noverlap]
+    parts = parts - parts.mean(axis=-1, keepdims=True)
+    parts *= window
+    spectrum = fft.rfft(parts, axis=-1)
+    power = (np.conj(spectrum) * spectrum).real * scale
+    # Negative frequencies count, too; the first and an even last one have none.
+    power[:, 1 : -1 if nperseg % 2 == 0 else None] *= 2
+    return power.T
+
+
+@functools.lru_cache(maxsize=8)
+def _window(nperseg: int, rate: float) -> tuple[np.ndarray, np.float32]:
+    window = signal.get_window(("tukey", 0.25), nperseg).astype(np.float32)
+    as_scipy = window.astype(np.complex64)  # which sums in this precision
+    return window, (1 / (rate * (as_scipy * as_scipy).sum())).real
+
+
 @TRANSFORMS.register_module()
 class LogSpectrogram(BaseTransform):
     """Log power spectrogram, normalised over the clip.
@@ -248,15 +285,16 @@ class LogSpectrogram(BaseTransform):
                 f"a spectrogram with nperseg={self.nperseg} needs as many samples, "
                 f"got {len(waveform)}: put TileWaveform before it"
             )
-        _, _, power = signal.spectrogram(
-            waveform,
-            results["sample_rate"],
-            nperseg=self.nperseg,
-            noverlap=self.noverlap,
+        power = power_spectrogram(
+            waveform, results["sample_rate"], self.nperseg, self.noverlap
         )
         # In float32 the mean of a flat spectrogram would be off by more than 1e-9.
-        log = np.log(power.astype(np.float64) + self.eps)
-        log = (log - log.mean()) / (log.std() + 1e-9)
+        log = power.astype(np.float64)
+        log += self.eps
+        np.log(log, out=log)
+        mean, deviation = log.mean(), log.std()
+        log -= mean
+        log /= deviation + 1e-9
         results["audios"] = log.astype(np.float32)
         return results
 

@@ -1,15 +1,18 @@
 """Optical flow stored as images of its x and its y component."""
 
 import cv2
-import mmcv
 import numpy as np
 from mmaction.datasets.transforms import Flip
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
 from ...flow_coding import FLOW_ZERO
-from .loading import DECODER_ERRORS, OpenVideo, UnreadableMediaError
+from ..frame_store import StoredClip
+from .loading import DECODER_ERRORS, DecodeVideo, OpenVideo, UnreadableMediaError
 from .readers import read_frames
+
+_AXES = {"horizontal": 1, "vertical": 0}  # of cv2.flip
+_REFLECTED = np.minimum(2 * FLOW_ZERO - np.arange(256), 255).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
@@ -30,6 +33,8 @@ class OpenFlowPair(OpenVideo):
             UnreadableMediaError: If one cannot be read, or they differ by more than a
                 frame.
         """
+        if results.get("frame_store"):
+            return self._open_stored(results)
         if results.get("filename_tmpl"):
             return results
         readers = tuple(self.open(results, name) for name in results["filename"])
@@ -61,6 +66,8 @@ class DecodeFlowPair(BaseTransform):
             UnreadableMediaError: If a frame cannot be decoded, or the two videos
                 differ in size.
         """
+        if isinstance(results["video_reader"], StoredClip):
+            return DecodeVideo()(results)
         components = []
         indices = np.ravel(results["frame_inds"])
         for reader, name in zip(
@@ -98,9 +105,8 @@ def mirror_flow(frame: np.ndarray) -> np.ndarray:
     Returns:
         np.ndarray: A new array of the same shape.
     """
-    frame = frame[:, ::-1].copy()
-    x = 2 * FLOW_ZERO - frame[..., 0].astype(np.int16)
-    frame[..., 0] = np.clip(x, 0, 255)
+    frame = cv2.flip(frame, _AXES["horizontal"])
+    frame[..., 0] = _REFLECTED[frame[..., 0]]
     return frame
 
 
@@ -130,7 +136,8 @@ class ClipFlip(Flip):
 
     def _flip_imgs(self, imgs: list[np.ndarray], modality: str) -> list[np.ndarray]:
         if modality != "Flow":
-            return [mmcv.imflip(img, self.direction) for img in imgs]
+            # OpenCV's copy: NumPy's mirrored view would be copied pixel by pixel later.
+            return [cv2.flip(img, _AXES[self.direction]) for img in imgs]
         if imgs[0].ndim != 3 or imgs[0].shape[-1] != 2:
             raise ValueError(
                 "ClipFlip needs flow frames of shape (H, W, 2), as DecodeFlowPair "

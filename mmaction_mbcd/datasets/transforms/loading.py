@@ -8,8 +8,10 @@ from mmaction.registry import TRANSFORMS
 from mmengine import fileio
 
 from ..errors import DataError
+from ..frame_store import Clip
+from .images import decode_image
 from .limits import check_file
-from .readers import READERS, PyAVReader, Reader, open_reader, read_frames
+from .readers import READERS, Reader, open_reader, read_frames
 
 
 class MissingModalityError(Exception):
@@ -77,6 +79,9 @@ class OpenVideo(DecordInit):
 
     A row with a ``filename_tmpl`` is a folder of images: there is nothing to open.
 
+    With a ``frame_store`` in the results (:class:`.FrameStore`), the clip's entry is
+    opened instead of any of these.
+
     Required keys: filename. Added: video_reader, total_frames, avg_fps, perhaps
     decode_shift.
 
@@ -134,12 +139,28 @@ class OpenVideo(DecordInit):
 
     def transform(self, results: dict) -> dict:
         """Opens ``results['filename']``."""
+        if results.get("frame_store"):
+            return self._open_stored(results)
         if results.get("filename_tmpl"):
             return results
         reader = self.open(results, results["filename"])
         results["video_reader"] = reader
         self._set_frames(results, len(reader))
         results["avg_fps"] = reader.get_avg_fps()
+        return results
+
+    def _open_stored(self, results: dict) -> dict:
+        store, modality = results["frame_store"], results["modality_key"]
+        clip = Clip.of(results["filename"], results)
+        try:
+            reader = store.open(modality, clip, decode_image)
+        except (OSError, ValueError) as error:
+            raise UnreadableMediaError.of(
+                results, error, "Pack it again (tools/data/pack.py)"
+            ) from error
+        results["video_reader"] = reader
+        self._set_frames(results, len(reader))
+        results.setdefault("avg_fps", reader.get_avg_fps())
         return results
 
     @staticmethod
@@ -174,9 +195,10 @@ class DecodeVideo(DecordDecode):
     """
 
     def _decord_load_frames(
-        self, container: decord.VideoReader, frame_inds: np.ndarray
+        self, container: Reader, frame_inds: np.ndarray
     ) -> list[np.ndarray]:
-        if self.mode == "accurate" or isinstance(container, PyAVReader):
+        stock = isinstance(container, decord.VideoReader)
+        if self.mode == "accurate" or not stock:
             return read_frames(container, frame_inds)
         return super()._decord_load_frames(container, frame_inds)
 

@@ -26,6 +26,7 @@ import av
 import decord
 import numpy as np
 
+from ..frame_store import StoredClip
 from .limits import MAX_FRAMES, check_picture_size
 
 READERS = ("decord", "pyav")
@@ -236,7 +237,7 @@ class PyAVReader:
         return found
 
 
-Reader = decord.VideoReader | PyAVReader
+Reader = decord.VideoReader | PyAVReader | StoredClip
 
 
 def open_reader(
@@ -264,13 +265,13 @@ def open_reader(
 
 
 def read_frames(reader: Reader, indices: np.ndarray) -> list[np.ndarray]:
-    """Decodes frames by index, ``(H, W, 3)`` uint8 each.
+    """Decodes frames by index, ``(H, W, 3)`` uint8 each (a stored flow: 2 channels).
 
     decord 0.6 takes the padding at the end of a row for a fourth channel where the
     padded row is four times the width (16, 24, 48 and 72 pixels), and its
     ``get_batch`` fails. There the padding is cut off here.
     """
-    if isinstance(reader, PyAVReader):
+    if not isinstance(reader, decord.VideoReader):
         return list(reader.get_batch(indices))
     try:
         return list(reader.get_batch(indices).asnumpy())

@@ -8,8 +8,8 @@ _base_ = "./own_videos.py"
 
 _rgb = dict(type="SampleClip", clip_len=16, frame_interval=4)
 _flow = dict(type="SampleClip", clip_len=8, frame_interval=8)
-_shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
-_small = dict(type="Resize", scale=(-1, 128))
+_shape = dict(type="FormatClip")
+_small = dict(type="ResizeClip", scale=(-1, 128))
 _augment = [
     _small,
     dict(type="RandomResizedCrop", area_range=(0.3, 1.0)),

@@ -25,7 +25,7 @@ published = dict(
         centre="0.x",
     ),
     augment=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(
             type="RandomResizedCrop",
             area_range=(0.08, 1.0),
@@ -33,17 +33,17 @@ published = dict(
         ),
         dict(type="Resize", scale=(224, 224), keep_ratio=False),
         dict(type="ClipFlip", flip_ratio=0.5),
-        dict(type="FormatShape", input_format="NCTHW", collapse=True),
+        dict(type="FormatClip"),
     ],
     rgb_whole=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(type="CenterCrop", crop_size=224),
-        dict(type="FormatShape", input_format="NCTHW", collapse=True),
+        dict(type="FormatClip"),
     ],
     flow_whole=[
-        dict(type="Resize", scale=(-1, 256)),
+        dict(type="ResizeClip", scale=(-1, 256)),
         dict(type="CenterCrop", crop_size=256),
-        dict(type="FormatShape", input_format="NCTHW", collapse=True),
+        dict(type="FormatClip"),
     ],
     spectrogram=[
         dict(type="TileWaveform", length=160000),

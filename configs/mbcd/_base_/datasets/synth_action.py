@@ -12,7 +12,7 @@ modalities = ["video", "audio", "flow"]
 
 _sample = dict(type="SampleClip", clip_len=8, frame_interval=4)
 _still = dict(_sample, test_mode=True)
-_shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
+_shape = dict(type="FormatClip")
 _augment = [
     dict(type="RandomResizedCrop", area_range=(0.5, 1.0)),
     dict(type="Resize", scale=(56, 56), keep_ratio=False),

@@ -1,0 +1,1 @@
+"""What a step, an epoch and the reading of clips cost, measured side by side."""

@@ -1,0 +1,129 @@
+"""Clips of a real size to measure reading with: HAC's layout, textured and moving.
+
+Their content means nothing. What reading costs depends on the size, the codec, the
+distance of key frames and on how much moves, and these are as in clips from the web.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import soundfile
+
+from ..datasets import HACDataset
+
+RATE = 16000
+
+
+def write_hac_clips(
+    root: Path,
+    clips: int = 12,
+    frames: int = 100,
+    size: tuple[int, int] = (340, 256),
+    fps: int = 25,
+    seed: int = 0,
+) -> Path:
+    """Writes a data set of one source domain's training clips.
+
+    Args:
+        root: Its folder.
+        clips: How many.
+        frames: Of each.
+        size: Width and height, pixels.
+        fps: Frames per second.
+        seed: Of the content.
+
+    Returns:
+        The folder.
+    """
+    domains = HACDataset.METAINFO["domains"]
+    for domain in domains:
+        folder = root / domain
+        names = []
+        for number in range(clips if domain == domains[0] else 1):
+            random = np.random.default_rng([seed, number, domains.index(domain)])
+            stem = f"clip_{number:03d}"
+            names.append(f"{stem}.mp4")
+            _encode(
+                folder / "videos" / f"{stem}.mp4", _scene(random, frames, size), fps
+            )
+            for axis in "xy":
+                path = folder / "flow" / f"{stem}_flow_{axis}.mp4"
+                _encode(path, _field(random, frames, size), fps)
+            _sound(folder / "audio" / f"{stem}.wav", random, frames / fps)
+        for split in ("train", "test"):
+            path = root / HACDataset.SPLIT_FILE.format(split=split, domain=domain)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{n},{i % 7}\n" for i, n in enumerate(names)))
+    return root
+
+
+def _scene(
+    random: np.random.Generator, frames: int, size: tuple[int, int]
+) -> Iterable[np.ndarray]:
+    """A textured background that pans, a textured square that moves, grain."""
+    width, height = size
+    margin = 64
+    world = _surface(random, height + margin, width + margin)
+    thing = _surface(random, 80, 80)
+    pan, walk = random.uniform(1, 3, 2), random.uniform(1, 4, 2)
+    for t in range(frames):
+        x, y = (int(abs((p * t) % (2 * margin) - margin)) for p in pan)
+        image = world[y : y + height, x : x + width].copy()
+        left, top = int(walk[0] * t) % (width - 80), int(walk[1] * t) % (height - 80)
+        image[top : top + 80, left : left + 80] = thing
+        grain = random.normal(0, 2, image.shape[:2])[..., None]
+        yield np.clip(image + grain, 0, 255).astype(np.uint8)
+
+
+def _field(
+    random: np.random.Generator, frames: int, size: tuple[int, int]
+) -> Iterable[np.ndarray]:
+    """A smooth flow component around 128, as grey RGB."""
+    width, height = size
+    field = _texture(random, (height, width), 16) - 128
+    for t in range(frames):
+        moved = np.roll(field, 2 * t, axis=1) * 0.4 * np.sin(0.1 * t + 1)
+        grey = np.clip(128 + moved, 0, 255).astype(np.uint8)
+        yield np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _surface(random: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Fine detail in brightness, coarse colour: as in pictures, unlike in noise."""
+    fine = _texture(random, (height, width), 1.5)[..., None] * 0.5
+    return fine + _texture(random, (height, width, 3), 12) * 0.5
+
+
+def _texture(
+    random: np.random.Generator, shape: tuple[int, ...], sigma: float
+) -> np.ndarray:
+    noise = cv2.GaussianBlur(
+        random.normal(0, 1, shape).astype(np.float32), (0, 0), sigma
+    )
+    return 128 + 50 * noise / noise.std()
+
+
+def _encode(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    """H.264 as web sites have it: B frames, a key frame every ten seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = dict(crf="23", preset="medium", g=str(10 * fps), threads="1")
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = None
+        for image in frames:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options=options)
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _sound(path: Path, random: np.random.Generator, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = random.normal(0, 0.1, int(seconds * RATE)).astype(np.float32)
+    soundfile.write(path, samples, RATE, "PCM_16")

@@ -1,0 +1,124 @@
+"""How an epoch's time is split and projected, on tiny clips."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from mmaction.registry import DATASETS
+
+from mmaction_mbcd.benchmark import epochs
+from mmaction_mbcd.benchmark.training import RandomClips, Setting
+from tests_support import ROOT, load_tool
+
+ERM = str(ROOT / "configs" / "mbcd" / "synth_action" / "erm.py")
+TINY = Setting(ERM, batch=2, pixels=16, clip_length=2)
+SMALL = "--batch 2 --pixels 16 --clip-length 2 --random --device cpu".split()
+
+
+def test_an_epoch_s_figures_by_hand():
+    """Behind the first of four steps: 3 s of waiting and 9 s of steps for 24 clips."""
+    figures = epochs.EpochFigures([10, 1, 0.5, 1.5], [20, 4, 3, 2], batch=8)
+    assert figures.first_batch == 10
+    assert figures.clips_per_second == 24 / 12
+    assert figures.waiting_share == 3 / 12
+    # 20 * 399 * 16 = 127,680 clips at 2 a second.
+    assert figures.paper_minutes == 127_680 / 2 / 60
+    alone = epochs.EpochFigures([10], [20], batch=8)
+    assert alone.clips_per_second == 8 / 30 and alone.waiting_share == 0
+
+
+def test_a_projection_by_hand():
+    """16 clips in 0.2 s on each of 8; 7/4 of 400 MB at 100 GB/s are 7 ms."""
+    figures = epochs.EpochFigures(
+        [9, 0.1], [9, 0.1], batch=16, gradient_bytes=4 * 10**8
+    )
+    assert epochs.communication_seconds(4e8, 8, 1e11) == pytest.approx(0.007)
+    assert epochs.communication_seconds(4e8, 1, 1e11) == 0
+    steps = 127_680 / (16 * 8)
+    expected = steps * 0.207 / 60
+    assert epochs.projected_minutes(figures, 8, 1e11) == pytest.approx(expected)
+    assert epochs.projected_minutes(figures, 1, 1e11) == figures.paper_minutes
+
+
+@DATASETS.register_module()
+class SlowClips(RandomClips):
+    """Takes 40 ms a clip to read."""
+
+    def __getitem__(self, index):
+        time.sleep(0.04)
+        return super().__getitem__(index)
+
+
+def test_waiting_and_steps_are_told_apart(monkeypatch):
+    def slowly(cfg, setting):
+        read_random_clips(cfg, setting)
+        cfg.train_dataloader.dataset.type = "SlowClips"
+
+    read_random_clips = epochs.read_random_clips
+    monkeypatch.setattr(epochs, "read_random_clips", slowly)
+    figures = epochs.measure_epoch(TINY, None, steps=3)
+    assert len(figures.waited) == len(figures.stepped) == 3
+    assert all(0.08 <= seconds for seconds in figures.waited)
+    monkeypatch.undo()
+    figures = epochs.measure_epoch(TINY, None, steps=3)
+    assert min(figures.waited[1:]) < 0.08
+
+
+def test_the_gradients_of_the_papers_layer4():
+    """Of a linear layer and a frozen one: 4 bytes for each trained number."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2))
+    model[1].requires_grad_(False)
+    assert epochs.gradient_bytes(model) == 4 * (3 * 5 + 5)
+
+
+def test_an_epoch_of_clips_that_are_read(tiny_data):
+    """24 source clips, so that three batches of eight are an epoch."""
+    setting = Setting(ERM, batch=8)
+    figures = epochs.measure_epoch(setting, str(tiny_data), workers=0)
+    assert len(figures.stepped) == 3 and figures.batch == 8
+    assert sum(figures.waited) > 0.01
+
+
+def test_the_tool_prints_and_writes(tmp_path, capsys):
+    path = tmp_path / "numbers.json"
+    options = [*SMALL, "--steps", "2", "--epochs", "1", "--json", str(path)]
+    tool = load_tool("benchmark/epoch")
+    assert tool.main([ERM, *options, "--project", "8", "100"]) == 0
+    (row,) = json.loads(path.read_text())["results"]["float32"]
+    assert row["steps"] == 2 and row["batch"] == 2 and row["clips_per_second"] > 0
+    printed = capsys.readouterr().out
+    assert "20 epochs on 8 processes at 100 GB/s" in printed
+
+
+@pytest.mark.long
+def test_two_processes(tmp_path):
+    path = tmp_path / "numbers.json"
+    options = [*SMALL, "--steps", "2", "--epochs", "1", "--json", str(path)]
+    script = ROOT / "tools" / "benchmark" / "epoch.py"
+    subprocess.run(
+        [sys.executable, script, ERM, *options, "--processes", "2"],
+        check=True,
+        env=dict(PYTHONPATH=str(ROOT), PATH="/usr/bin:/bin", OMP_NUM_THREADS="1"),
+    )
+    (row,) = json.loads(path.read_text())["results"]["float32"]
+    assert row["processes"] == 2 and row["batch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pixels", "64"], "those of random clips"),
+        (["--size", "paper"], "--size paper reads EPIC-Kitchens"),
+        (["--project", "many", "1"], "--project takes a number of processes"),
+        (["--random", "--amp", "--steps", "1"], "--amp needs a GPU"),
+    ],
+)
+def test_wrong_options(options, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        load_tool("benchmark/epoch").main(
+            [*options, "--device", "cpu", "--epochs", "1"]
+        )
+    assert error.value.code == 2 and message in capsys.readouterr().err
