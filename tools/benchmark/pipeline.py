@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace, folder: Path, console: Console) -> list[di
             for name, dataset in ways.items()
         }
         for name, speed in speeds.items():
-            print(f"{args.workers} workers, {name}: {speed:.1f} clips/s")
+            print(f"data workers {args.workers}, {name}: {speed:.1f} clips/s")
         found.append(
             dict(title="workers", workers=args.workers, clips_per_second=speeds)
         )
