@@ -69,13 +69,14 @@ def _scene(
     width, height = size
     margin = 64
     world = _surface(random, height + margin, width + margin)
-    thing = _surface(random, 80, 80)
+    side = min(size) // 3
+    thing = _surface(random, side, side)
     pan, walk = random.uniform(1, 3, 2), random.uniform(1, 4, 2)
     for t in range(frames):
         x, y = (int(abs((p * t) % (2 * margin) - margin)) for p in pan)
         image = world[y : y + height, x : x + width].copy()
-        left, top = int(walk[0] * t) % (width - 80), int(walk[1] * t) % (height - 80)
-        image[top : top + 80, left : left + 80] = thing
+        left, top = (int(w * t) % (n - side) for w, n in zip(walk, size, strict=True))
+        image[top : top + side, left : left + side] = thing
         grain = random.normal(0, 2, image.shape[:2])[..., None]
         yield np.clip(image + grain, 0, 255).astype(np.uint8)
 

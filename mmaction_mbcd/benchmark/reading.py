@@ -17,9 +17,10 @@ from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
 from .. import progress
-from ..cli.data import set_datasets
+from ..cli.data import quiet, set_datasets
 from ..datasets import HACDataset, MultiModalDataset, SampleIndex, collate_views
-from ..preparation.packing import pack, store_settings
+from ..datasets.frame_store import SETTINGS
+from ..preparation.packing import entries_of, make, store_settings
 
 STOCK, SOURCES = "MMAction2's transforms", "files"
 
@@ -138,17 +139,18 @@ def stores_of(
     """Packs a config's clips with each codec.
 
     Returns:
-        ``{codec: (store, bytes of an entry's clip, CPU seconds)}``.
+        ``{codec: (store, bytes of a clip, CPU seconds of a clip)}``; a clip is video
+        and flow.
     """
     found = {}
     for codec in codecs:
-        root = folder / codec
-        begin = time.process_time()
-        pack(cfg, root, store_settings(cfg, codec), workers=1)
-        seconds = time.process_time() - begin
-        clips = len([*(root / "video").rglob("*.zip")])
-        size = sum(p.stat().st_size for p in root.rglob("*.zip"))
-        found[codec] = root, size / clips, seconds / clips
+        root, settings = folder / codec, store_settings(cfg, codec)
+        entries = entries_of(cfg, settings, root)
+        made = [make(entry) for entry in entries]
+        (root / SETTINGS).write_text(settings.text())
+        clips = len({entry.clip for entry in entries if entry.modality == "video"})
+        size, seconds = (sum(column) / clips for column in zip(*made, strict=True))
+        found[codec] = root, size, seconds
     return found
 
 
@@ -175,8 +177,9 @@ def ways_of_reading(
         changed = cfg.copy()
         set_datasets(changed, frame_store=None if store is None else str(store))
         found[name] = DATASETS.build(changed.train_dataloader.dataset)
-    for dataset in found.values():
-        dataset.full_init()
+    with quiet():
+        for dataset in found.values():
+            dataset.full_init()
     return found
 
 

@@ -25,6 +25,7 @@ from os import path as osp
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmaction.datasets.transforms import Resize, SampleFrames
 
 from .errors import DataError
 from .presence import is_there
@@ -38,7 +39,10 @@ _ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("checksum", "<u4")])
 _END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
 _TAIL = 2048  # bytes that hold the comment of nearly every entry
 
-_HELP = "make it, or make it anew, by `python tools/data/pack.py CONFIG --out {root}`"
+_HELP = (
+    "make it by `python tools/data/pack.py CONFIG --out {root}`, with the config and "
+    "the data options of this command"
+)
 
 
 class FrameStoreError(DataError, ValueError):
@@ -169,16 +173,19 @@ class StoreSettings:
         return found
 
 
+def sampler_of(transforms: Sequence[Callable]) -> int | None:
+    """The place of the transform that chooses frames; sound has none."""
+    places = (i for i, each in enumerate(transforms) if isinstance(each, SampleFrames))
+    return next(places, None)
+
+
 def leading_short_side(transforms: Sequence[Callable]) -> int | None:
     """The short side (pixels) to which a pipeline resizes its frames before all else.
 
     None if it does anything else first: such frames are needed in the source's size.
     """
-    # Here, since importing MMAction2's transforms takes long.
-    from mmaction.datasets.transforms import Resize, SampleFrames
-
-    places = [i for i, each in enumerate(transforms) if isinstance(each, SampleFrames)]
-    behind = transforms[places[-1] + 2 :] if places else ()
+    sampler = sampler_of(transforms)
+    behind = () if sampler is None else transforms[sampler + 2 :]  # decoding is between
     first = behind[0] if behind else None
     if not isinstance(first, Resize) or not first.keep_ratio or first.lazy:
         return None
@@ -206,11 +213,21 @@ class StoredClip:
     def __init__(self, path: str, decode: Callable[[bytes, bool], np.ndarray]) -> None:
         self.path, self._decode = path, decode
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed with this
-        self.facts: dict[str, Any] = json.loads(self._comment())
-        self._parts = ("",) if self.facts["components"] == 1 else ("x", "y")
-        count = self.facts["frames"] * len(self._parts)
-        data = self._read(self.facts["index"], count * _ROW.itemsize)
-        self._index = np.frombuffer(data, _ROW).reshape(-1, len(self._parts))
+        self.facts = self._read_facts()
+        frames, components = self.facts["frames"], self.facts["components"]
+        data = self._read(self.facts["index"], frames * components * _ROW.itemsize)
+        self._index = np.frombuffer(data, _ROW).reshape(frames, components)
+
+    def _read_facts(self) -> dict[str, Any]:
+        """What the comment says, which a flipped bit could turn into something else."""
+        try:
+            said = json.loads(self._comment())
+            facts, checksum = said["facts"], said["checksum"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from error
+        if _checksum(facts) != checksum:
+            raise ValueError(f"{self.path} is damaged: its comment fails its checksum")
+        return facts
 
     def _comment(self) -> bytes:
         size = os.fstat(self._file.fileno()).st_size
@@ -220,7 +237,7 @@ class StoredClip:
             place = tail.rfind(_END_OF_ARCHIVE)
             if place >= 0:
                 return tail[place + _END_SIZE :]
-        raise ValueError(f"{self.path} is damaged: it is no zip archive, or cut off")
+        raise ValueError("it is no zip archive, or cut off")
 
     def _read(self, offset: int, size: int) -> bytearray:
         # Writable, since a transform may write into what a decoder only looks at.
@@ -296,7 +313,13 @@ def finish(archive: zipfile.ZipFile, facts: Mapping) -> None:
     ]
     archive.writestr("index", np.array(rows, _ROW).tobytes())
     index = archive.getinfo("index").header_offset + 30 + len("index")
-    archive.comment = json.dumps(dict(facts, index=index)).encode()
+    facts = dict(facts, index=index)
+    comment = dict(facts=facts, checksum=_checksum(facts))
+    archive.comment = json.dumps(comment).encode()
+
+
+def _checksum(facts: Mapping) -> int:
+    return zlib.crc32(json.dumps(facts).encode())
 
 
 def image_name(number: int, part: str, suffix: str) -> str:
@@ -321,15 +344,27 @@ class FrameStore:
         self.settings = StoreSettings.load(root)
         self._unchanged: set[str] = set()  # entries whose sources were read again
 
+    @property
+    def help(self) -> str:
+        """What makes what is missing or has changed."""
+        return _HELP.format(root=self.root)
+
     def check_pipeline(self, modality: str, transforms: Sequence[Callable]) -> None:
-        """Refuses a pipeline that needs frames of another size.
+        """Refuses a pipeline that needs frames of another size, or that are not there.
 
         Raises:
-            FrameStoreError: Saying both sizes.
+            FrameStoreError: Saying both sizes, or what the store has.
         """
         kept = self.settings.short_sides
+        if sampler_of(transforms) is None:
+            return
+        if modality not in kept:
+            raise FrameStoreError(
+                f"frame_store={self.root!r} holds {', '.join(kept)} and no {modality}: "
+                "pack into another folder, with this config"
+            )
         wanted = leading_short_side(transforms)
-        if modality in kept and kept[modality] not in (None, wanted):
+        if kept[modality] not in (None, wanted):
             begins = "does not begin with a Resize to a short side"
             if wanted:
                 begins = f"resizes to a short side of {wanted} first"
@@ -357,7 +392,7 @@ class FrameStore:
             raise FrameStoreError(
                 f"{path} was made with {stored.facts['settings']} (codec, quality, "
                 f"short side), and {SETTINGS} says {self.settings.of(modality)}: "
-                f"{_HELP.format(root=self.root)}"
+                f"{self.help}"
             )
         self._refuse_stale(path, clip, stored.facts)
         return stored
@@ -383,26 +418,22 @@ class FrameStore:
         return entry_path(self.root, self.data_root, modality, clip)
 
     def _missing(self, path: str) -> str:
-        return f"the frame store has no {path}: {_HELP.format(root=self.root)}"
+        return f"the frame store has no {path}: {self.help}"
 
     def _refuse_stale(self, path: str, clip: Clip, facts: Mapping) -> None:
-        if path in self._unchanged:
+        if path in self._unchanged or clip.stamp() == facts["stamp"]:
             return
-        if not is_made_of(clip, facts):
+        if not has_content(clip, facts):
             raise FrameStoreError(
                 f"{' and '.join(clip.files)} changed after {path} was made of it: "
-                f"{_HELP.format(root=self.root)} (it makes only what changed)"
+                f"{self.help} (it makes only what changed)"
             )
-        if clip.stamp() != facts["stamp"]:
-            self._unchanged.add(path)  # not to be read again
+        self._unchanged.add(path)  # a touched or copied source is read once
 
 
-def is_made_of(clip: Clip, facts: Mapping) -> bool:
-    """Whether an entry's sources are what they were when it was made.
-
-    A copied or touched source has another time: then its content decides.
-    """
-    return clip.stamp() == facts["stamp"] or clip.digest() == facts["sha256"]
+def has_content(clip: Clip, facts: Mapping) -> bool:
+    """Whether a clip's files hold what an entry was made of; reads all of them."""
+    return clip.digest() == facts["sha256"]
 
 
 def entry_path(root: str, data_root: str, modality: str, clip: Clip) -> str:

@@ -290,8 +290,7 @@ class MultiModalDataset(BaseDataset):
         if gaps := self.frame_store.gaps(rows, self.modalities):
             raise FrameStoreError(
                 f"frame_store={self.frame_store.root!r} lacks {len(gaps)} entries of "
-                f"the {self.use} clips, {gaps[0]} first: `python tools/data/pack.py "
-                f"CONFIG --out {self.frame_store.root}` makes what is missing"
+                f"the {self.use} clips, {gaps[0]} first: {self.frame_store.help}"
             )
 
     def load_data_list(self) -> list[dict]:

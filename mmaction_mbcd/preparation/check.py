@@ -101,10 +101,19 @@ class DecodeAll:
         sizes = set()
         for piece in decode_in_pieces(self.decode, results, numbers):
             sizes |= {image.shape[:2] for image in piece["imgs"]}
-        if len(sizes) > 1:
-            reason = f"its frames differ in size (h, w): {sorted(sizes)}"
-            raise UnreadableMediaError.of(results, reason)
+        refuse_sizes(results, sizes)
         return dict(results, total_frames=total)
+
+
+def refuse_sizes(results: dict, sizes: set[tuple[int, int]]) -> None:
+    """Refuses a clip whose frames differ in size.
+
+    Raises:
+        UnreadableMediaError: Saying the sizes ``(h, w)``.
+    """
+    if len(sizes) > 1:
+        reason = f"its frames differ in size (h, w): {sorted(sizes)}"
+        raise UnreadableMediaError.of(results, reason)
 
 
 def decode_in_pieces(
@@ -166,6 +175,26 @@ class Reading(NamedTuple):
     file: str = ""
     reason: str = ""
     seconds: float = math.nan
+
+
+def pickle_alone(settings: dict, modality: str, pipeline: Sequence[Callable]) -> bytes:
+    """Settings of a dataset with one modality, whose every fault is an error.
+
+    Args:
+        settings: Of the dataset, its class as ``type``.
+        modality: The one.
+        pipeline: What is done with it, instead of the dataset's.
+    """
+    changes = dict(
+        pipelines={modality: list(pipeline)},
+        modalities=[modality],
+        optional_modalities=(),
+        absent_ok=(),
+        on_error="raise",
+        views=1,
+        serialize_data=False,
+    )
+    return pickle.dumps(settings | changes)
 
 
 @functools.cache
@@ -307,18 +336,10 @@ def collect(
     """
     rows = []
     for split, settings, dataset in build_datasets(cfg):
-        alone = {}
-        for modality, steps in dataset.pipelines.items():
-            changes = dict(
-                pipelines={modality: read_whole(steps, quick)},
-                modalities=[modality],
-                optional_modalities=(),
-                absent_ok=(),
-                on_error="raise",
-                views=1,
-                serialize_data=False,
-            )
-            alone[modality] = pickle.dumps(settings | changes)
+        alone = {
+            modality: pickle_alone(settings, modality, read_whole(steps, quick))
+            for modality, steps in dataset.pipelines.items()
+        }
         classes, optional = dataset.metainfo["classes"], dataset.optional_modalities
         if absences is not None:
             absences += absences_of(dataset)

@@ -15,7 +15,6 @@ import errno
 import functools
 import math
 import os
-import pickle
 import shutil
 import signal
 import tempfile
@@ -23,19 +22,20 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from mmaction.datasets.transforms import Resize, SampleFrames
+from mmaction.datasets.transforms import Resize
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
 from ..cli.data import quiet, set_datasets
+from ..cores import usable_cores
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.frame_store import (
     FORMAT,
@@ -45,16 +45,24 @@ from ..datasets.frame_store import (
     StoreSettings,
     entry_path,
     finish,
+    has_content,
     image_name,
-    is_made_of,
     leading_short_side,
+    sampler_of,
 )
 from ..datasets.presence import is_there
 from ..datasets.transforms.images import decode_image
 from ..errors import Terminated, UsageError, sigterm_raises
-from ..parallel import run_parallel
+from ..parallel import Outcome, run_parallel
 from ..progress import Meter, duration
-from .check import Item, build_datasets, decode_in_pieces, item_dataset
+from .check import (
+    Item,
+    build_datasets,
+    decode_in_pieces,
+    item_dataset,
+    pickle_alone,
+    refuse_sizes,
+)
 from .extraction import INTERRUPTED, claim
 
 MADE, REMADE, THERE, FAILED = "made", "made anew", "already there", "failed"
@@ -129,7 +137,7 @@ class PackFrames:
         """The files of a clip of images, if none has to be made smaller."""
         if os.path.splitext(clip.template)[1].lower() not in (".jpg", ".jpeg", ".png"):
             return None
-        images = []
+        images, sizes = [], set()
         for name in clip.images(clip.numbers):
             try:
                 data = Path(name).read_bytes()
@@ -139,6 +147,8 @@ class PackFrames:
             if min(shape[:2]) > self._short_side:
                 return None
             images.append(data)
+            sizes.add(shape[:2])
+        refuse_sizes(results, sizes)
         return images
 
     @staticmethod
@@ -158,17 +168,19 @@ class PackFrames:
             # The published loaders count a frame less, and reach all of the file.
             _, length = results.get("decode_shift", (0, results["total_frames"]))
             numbers = np.arange(length)
-        parts: tuple[str, ...] = ()
+        parts, sizes = (), set()
         for piece in decode_in_pieces(self.decode, results, numbers):
             if self.resize and min(piece["img_shape"]) > self._short_side:
                 piece = self.resize(piece)
             for number, image in zip(piece["frame_inds"], piece["imgs"], strict=True):
+                sizes.add(image.shape[:2])
                 parts = ("x", "y") if image.shape[-1] == 2 else ("",)
                 planes = np.moveaxis(image, -1, 0) if len(parts) > 1 else (image,)
                 for part, plane in zip(parts, planes, strict=True):
                     suffix = self.settings.suffix(grey=bool(part))
                     data = encode_image(plane, suffix, self.settings.quality)
                     archive.writestr(image_name(int(number), part, suffix), data)
+        refuse_sizes(results, sizes)
         return dict(frames=len(numbers), components=len(parts))
 
 
@@ -297,29 +309,28 @@ def _pickled(
     root: str,
 ) -> bytes:
     steps = dataset.pipelines[modality]
-    place = next(i for i, step in enumerate(steps) if isinstance(step, SampleFrames))
+    place = sampler_of(steps)
     small = settings.short_sides[modality] is not None
     resize = steps[place + 2] if small else None
     write = PackFrames(steps[place + 1 :], resize, settings, root, dataset.data_root)
-    pipeline = [note_clip, *steps[:place], write]
-    changes = dict(
-        pipelines={modality: pipeline},
-        modalities=[modality],
-        optional_modalities=(),
-        absent_ok=(),
-        on_error="raise",
-        views=1,
-        serialize_data=False,
-    )
-    return pickle.dumps(config | changes)
+    return pickle_alone(config, modality, [note_clip, *steps[:place], write])
 
 
-def make(entry: Entry) -> int:
-    """Makes an entry; its size in bytes."""
+class Made(NamedTuple):
+    """An entry that was made: its size in bytes, and the CPU seconds that it took."""
+
+    size: int
+    seconds: float
+
+
+def make(entry: Entry) -> Made:
+    """Makes an entry."""
     with quiet():
         dataset = item_dataset(entry.item.dataset)
+    begin = time.process_time()
     sample = dataset.prepare_data(entry.item.index)
-    return int(sample["inputs"][entry.modality].item())
+    size = int(sample["inputs"][entry.modality].item())
+    return Made(size, time.process_time() - begin)
 
 
 def state_of(entry: Entry, settings: StoreSettings, thorough: bool = False) -> str:
@@ -341,12 +352,12 @@ def state_of(entry: Entry, settings: StoreSettings, thorough: bool = False) -> s
             return "stale"
         if thorough and not stored.intact():
             return "damaged"
-        same = is_made_of(entry.clip, stored.facts)
-        if thorough:
-            same = entry.clip.digest() == stored.facts["sha256"]
-    except (ValueError, KeyError):
+        touched = entry.clip.stamp() != stored.facts["stamp"]
+        if (thorough or touched) and not has_content(entry.clip, stored.facts):
+            return "stale"
+    except ValueError:
         return "damaged"
-    return "" if same else "stale"
+    return ""
 
 
 # --------------------------------------------------------------------------------
@@ -378,7 +389,7 @@ def pack(
         UsageError: If the request cannot work, or the disk is full.
     """
     out = Path(out)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     if workers < 1:
         raise UsageError(f"--workers: got {workers}, needs at least 1")
     _refuse_other_settings(out, settings, overwrite)
@@ -444,21 +455,18 @@ def _foresee(
         }
         wanted = [twins[entry.path.relative_to(out)] for entry in todo]
         chosen = wanted[:: max(len(wanted) // _SAMPLED, 1)]
-        begin, sizes = time.process_time(), []
-        for entry in chosen:
-            with suppress(Exception):  # it will be reported when it is made
-                sizes.append(make(entry))
-        seconds = time.process_time() - begin
-    if not sizes:
+        # What fails will be reported when it is made.
+        made = [outcome.value for outcome in _run(chosen, workers) if outcome.value]
+    if not made:
         return
-    size = sum(sizes) / len(sizes) * len(todo)
+    size = sum(each.size for each in made) / len(made) * len(todo)
+    seconds = sum(each.seconds for each in made) / len(made) * len(todo)
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
-    needed = seconds / len(sizes) * len(todo) / workers
     print(
         f"{out}: {len(todo):,} entries to make, {settings.describe()}, about "
-        f"{byte_text(size)} ({byte_text(free)} are free) and {duration(needed)} with "
-        f"{workers} processes"
+        f"{byte_text(size)} ({byte_text(free)} are free) and "
+        f"{duration(seconds / workers)} with {workers} processes"
     )
     if size > free:
         raise UsageError(
@@ -467,20 +475,26 @@ def _foresee(
         )
 
 
+def _run(entries: Sequence[Entry], workers: int) -> Generator[Outcome, None, None]:
+    """Makes entries in processes, which a decoder may kill; with one worker in this."""
+    workers = max(1, min(workers, len(entries)))
+    running = run_parallel(
+        make,
+        entries,
+        workers,
+        timeout=_SECONDS if workers > 1 else None,
+        abandoned=lambda entry: unfinished(entry.path).unlink(missing_ok=True),
+    )
+    with closing(running):
+        yield from running
+
+
 def _made(
     todo: Sequence[Entry], workers: int
 ) -> Generator[tuple[Entry, str], None, None]:
     """Makes entries, and yields each with what failed, or ``''``."""
-    workers = max(1, min(workers, len(todo)))
     with Meter("packing", "clips", len(todo), workers) as meter:
-        running = run_parallel(
-            make,
-            todo,
-            workers,
-            timeout=_SECONDS if workers > 1 else None,
-            abandoned=lambda entry: unfinished(entry.path).unlink(missing_ok=True),
-        )
-        with closing(running):
+        with closing(_run(todo, workers)) as running:
             for entry, _, error in running:
                 if isinstance(error, OSError) and error.errno in _FULL:
                     raise UsageError(
@@ -503,7 +517,7 @@ def verify(cfg: Config, out: Path | str, workers: int | None = None) -> int:
     out = Path(out)
     settings = StoreSettings.load(str(out))
     entries = entries_of(cfg, settings, out)
-    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(entries)))
+    workers = max(1, min(workers or usable_cores(), len(entries)))
     look = functools.partial(state_of, settings=settings, thorough=True)
     wrong = []
     with Meter("verifying", "clips", len(entries), workers) as meter:

@@ -713,10 +713,11 @@ def test_whole_audio_chain_of_the_published_code(tmp_path):
     [(512, 353, 160000), (256, 16, 32000), (512, 256, 80000), (63, 10, 5000)],
 )
 @pytest.mark.parametrize("rate", [16000, 44100.0])
-def test_power_spectrogram_is_scipys_to_the_bit(nperseg, noverlap, samples, rate):
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_power_spectrogram_is_scipys_to_the_bit(nperseg, noverlap, samples, rate, kind):
     random = np.random.default_rng(samples)
     for loudness in (1, 1e-3, 0):
-        wave = (loudness * random.normal(0, 0.1, samples)).astype(np.float32)
+        wave = (loudness * random.normal(0, 0.1, samples)).astype(kind)
         wave[: samples // 3] = loudness  # flat in part
         _, _, theirs = signal.spectrogram(
             wave, rate, nperseg=nperseg, noverlap=noverlap

@@ -217,15 +217,15 @@ def power_spectrogram(
     as long: its arrays have their axes moved, and its window is complex.
 
     Args:
-        waveform: ``(samples,)`` float32.
+        waveform: ``(samples,)`` float32 or float64.
         rate: Hz.
         nperseg: Samples of a window.
         noverlap: Samples that neighbouring windows share.
 
     Returns:
-        ``(nperseg // 2 + 1, windows)`` float32.
+        ``(nperseg // 2 + 1, windows)`` of the same type.
     """
-    window, scale = _window(nperseg, float(rate))
+    window, scale = _window(nperseg, float(rate), waveform.dtype.char)
     parts = np.lib.stride_tricks.sliding_window_view(waveform, nperseg)
     parts = parts[:: nperseg - noverlap]
     parts = parts - parts.mean(axis=-1, keepdims=True)
@@ -238,10 +238,11 @@ def power_spectrogram(
 
 
 @functools.lru_cache(maxsize=8)
-def _window(nperseg: int, rate: float) -> tuple[np.ndarray, np.float32]:
-    window = signal.get_window(("tukey", 0.25), nperseg).astype(np.float32)
-    as_scipy = window.astype(np.complex64)  # which sums in this precision
-    return window, (1 / (rate * (as_scipy * as_scipy).sum())).real
+def _window(nperseg: int, rate: float, kind: str) -> tuple[np.ndarray, np.floating]:
+    as_scipy = signal.get_window(("tukey", 0.25), nperseg)
+    if kind == "f":  # SciPy makes it complex then, and so its sum
+        as_scipy = as_scipy.astype(np.complex64)
+    return as_scipy.real.copy(), (1 / (rate * (as_scipy * as_scipy).sum())).real
 
 
 @TRANSFORMS.register_module()
