@@ -67,18 +67,17 @@ def shared_cores() -> Iterator[None]:
         _limit_threads()
 
 
-def keep_freed_memory(kept: int = 256 << 20, mapped: int = 32 << 20) -> bool:
+def keep_freed_memory(kept: int = 64 << 20, mapped: int = 4 << 20) -> bool:
     """Has the C library keep what is freed for the next allocation.
 
     By default GNU's gives megabytes back to the system as soon as they are free, and
-    each of their pages is fetched and cleared again a moment later: when clips are
-    read, that is as much work as half of all other. What the user's environment says
-    of it stays and holds. Forked data workers inherit it.
+    each of their pages is fetched and cleared again a moment later: a third of the
+    work of reading clips. What the user's environment says of it stays and holds.
+    Forked data workers inherit it; docs/performance.md has what it costs them.
 
     Args:
-        kept: Bytes of free memory that a process keeps at most.
-        mapped: Bytes from which on an allocation goes to the system by itself; more
-            than 32 MiB is more than GNU's library allows.
+        kept: Bytes of free memory at the heap's end that a process keeps at most.
+        mapped: Bytes from which on an allocation goes to the system by itself.
 
     Returns:
         bool: Whether it was done; other C libraries cannot be told.
