@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from .annotation_text import read_text
 from .errors import AnnotationError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLASSES = ("take", "put", "open", "close", "wash", "cut", "mix", "pour")
 """By id. The paper lists "put" first; the ids say otherwise."""
@@ -101,6 +103,8 @@ def read_split(
 def _read_split(
     path: str, classes: tuple[str, ...], key: tuple[int, ...]
 ) -> tuple[EpicSegment, ...]:
+    import pandas as pd  # takes time, and only EPIC-Kitchens needs it
+
     try:
         # Without a header and with empty lines: a row's number is its line's.
         table = pd.read_csv(
@@ -121,7 +125,7 @@ def _read_split(
 
 
 def check_segments(
-    table: pd.DataFrame, path: str | os.PathLike, classes: Sequence[str] = CLASSES
+    table: "pd.DataFrame", path: str | os.PathLike, classes: Sequence[str] = CLASSES
 ) -> list[EpicSegment]:
     """Checks the rows of a split.
 
@@ -135,6 +139,8 @@ def check_segments(
             label, a stop that is not after the start, or the uid of another row. The
             error names the file and the row.
     """
+    import pandas as pd
+
     columns = table.columns.tolist()
     missing = [c for c in COLUMNS if c not in columns and c not in _OPTIONAL]
     if missing:
@@ -147,7 +153,7 @@ def check_segments(
             raise AnnotationError(f"{path} has the column {column!r} twice")
     table = table.reindex(columns=list(COLUMNS), fill_value="")
 
-    def require(good: pd.Series, message: str) -> None:
+    def require(good: "pd.Series", message: str) -> None:
         if not good.all():
             row = table[~good].iloc[0]
             raise AnnotationError(f"{path}, {row.name}: {message.format(**row)}")
@@ -187,6 +193,8 @@ def check_segments(
 
 def write_csv(segments: Iterable[EpicSegment], path: str | os.PathLike) -> None:
     """Writes one split with a header; the file appears complete or not at all."""
+    import pandas as pd
+
     table = pd.DataFrame(map(astuple, segments), columns=list(COLUMNS))
     temporary = f"{path}.part"
     table.to_csv(temporary, index=False, lineterminator="\n")

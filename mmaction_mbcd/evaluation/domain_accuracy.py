@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from mmaction.registry import METRICS
 from mmengine.evaluator import BaseMetric
-from sklearn.metrics import accuracy_score, recall_score
 
 
 @METRICS.register_module()
@@ -155,6 +154,8 @@ class DomainAccuracy(BaseMetric):
     def _fused(
         head: str, role: str, chosen: list[dict], key: tuple[str, str]
     ) -> dict[str, float]:
+        from sklearn.metrics import recall_score  # half a second: not to --help
+
         labels, predicted = _columns(chosen, key)
         metrics = {
             f"{head}/N": len(chosen),
@@ -201,4 +202,6 @@ def _columns(rows: list[dict], key: tuple[str, str]) -> tuple[list[int], list[in
 
 
 def _top1(rows: list[dict], key: tuple[str, str]) -> float:
+    from sklearn.metrics import accuracy_score
+
     return float(accuracy_score(*_columns(rows, key)))

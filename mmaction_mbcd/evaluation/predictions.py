@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy
 from mmaction.registry import METRICS
 from mmengine.evaluator import BaseMetric
-from scipy.special import softmax
 
 _FORMAT = 1  # of the file
 
@@ -74,7 +74,7 @@ class Predictions:
 
     def probabilities(self, head: str = "") -> np.ndarray:
         """``(N, C)`` float64; NaN where the head says nothing."""
-        return softmax(self._of(head).astype(np.float64), axis=1)
+        return scipy.special.softmax(self._of(head).astype(np.float64), axis=1)
 
     def predicted(self, head: str = "") -> np.ndarray:
         """``(N,)`` class of the highest score, -1 where the head says nothing."""

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 import soundfile
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
-from scipy import fft, signal
 
 from .limits import MAX_SAMPLES, check_file
 from .loading import MissingModalityError, UnreadableMediaError
@@ -167,7 +167,7 @@ class LoadWaveform(BaseTransform):
             )
         if rate != self.sample_rate:
             common = math.gcd(rate, self.sample_rate)
-            waveform = signal.resample_poly(
+            waveform = scipy.signal.resample_poly(
                 waveform, self.sample_rate // common, rate // common
             )
         results["audios"] = waveform
@@ -230,7 +230,7 @@ def power_spectrogram(
     parts = parts[:: nperseg - noverlap]
     parts = parts - parts.mean(axis=-1, keepdims=True)
     parts *= window
-    spectrum = fft.rfft(parts, axis=-1)
+    spectrum = scipy.fft.rfft(parts, axis=-1)
     power = (np.conj(spectrum) * spectrum).real * scale
     # Negative frequencies count, too; the first and an even last one have none.
     power[:, 1 : -1 if nperseg % 2 == 0 else None] *= 2
@@ -239,7 +239,7 @@ def power_spectrogram(
 
 @functools.lru_cache(maxsize=8)
 def _window(nperseg: int, rate: float, kind: str) -> tuple[np.ndarray, np.floating]:
-    as_scipy = signal.get_window(("tukey", 0.25), nperseg)
+    as_scipy = scipy.signal.get_window(("tukey", 0.25), nperseg)
     if kind == "f":  # SciPy makes it complex then, and so its sum
         as_scipy = as_scipy.astype(np.complex64)
     return as_scipy.real.copy(), (1 / (rate * (as_scipy * as_scipy).sum())).real
@@ -273,6 +273,9 @@ class LogSpectrogram(BaseTransform):
                 f"nperseg={nperseg}"
             )
         self.nperseg, self.noverlap, self.eps = nperseg, noverlap, eps
+        # SciPy loads its parts when they are first used: here, once, rather than in
+        # each data worker.
+        power_spectrogram(np.zeros(nperseg, np.float32), 1.0, nperseg, noverlap)
 
     def transform(self, results: dict) -> dict:
         """Computes the spectrogram.

@@ -12,8 +12,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+import scipy
 import soundfile
-from scipy import signal
 
 from ..limits import check_file
 from .severities import HAC_C, OWN, Corruption
@@ -121,10 +121,10 @@ def low_pass(
     """
     if cutoff >= rate / 2:
         return waveform.copy()
-    sections = signal.butter(4, cutoff, fs=rate, output="sos")
+    sections = scipy.signal.butter(4, cutoff, fs=rate, output="sos")
     # It extends the ends by at most 15 samples, and by fewer than there are.
     padding = min(15, len(waveform) - 1)
-    filtered = signal.sosfiltfilt(sections, waveform, padlen=padding)
+    filtered = scipy.signal.sosfiltfilt(sections, waveform, padlen=padding)
     return filtered.astype(waveform.dtype)
 
 
@@ -261,7 +261,7 @@ def read_recording(path: str, rate: int) -> np.ndarray:
     if not (np.isfinite(sound).all() and np.abs(sound).max(initial=0) > 0):
         raise ValueError(f"the recording {path} is empty, silent or not finite")
     common = math.gcd(own_rate, rate)
-    sound = signal.resample_poly(sound, rate // common, own_rate // common)
+    sound = scipy.signal.resample_poly(sound, rate // common, own_rate // common)
     sound.flags.writeable = False
     return sound
 

@@ -12,8 +12,8 @@ import math
 
 import cv2
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import stats
 
 from .kernels import REFERENCE_SIDE, disk_kernel, motion_kernel, scaled_kernel
 from .severities import HAC_C, IMAGENET_C, OWN, Corruption
@@ -78,7 +78,7 @@ def poisson_table(photons: float) -> np.ndarray:
     counts = np.arange(highest + 1)
     shown = to_pixels(counts / photons * 255)
     rates = np.arange(256)[:, None] / 255 * photons
-    below = np.rint(stats.poisson.cdf(counts, rates) * _LEVELS).astype(int)
+    below = np.rint(scipy.stats.poisson.cdf(counts, rates) * _LEVELS).astype(int)
     below[:, -1] = _LEVELS
     repeats = np.diff(below, axis=1, prepend=0)  # (256, counts), rows sum to 65,536
     return np.repeat(np.tile(shown, 256), repeats.ravel())
