@@ -172,6 +172,16 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
         "--head", default="", help="a modality, student or teacher (default: fused)"
     )
     parser.add_argument("--reference", metavar="METHOD", help="default: the grid's")
+    _add_methods(parser)
+    parser.add_argument(
+        "--name", help="of the files (default: the methods chosen, if any)"
+    )
+
+
+def _add_methods(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="these alone (default: all)"
+    )
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +201,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
         default=list(grid_figures.FROM_RECORDS),
         help="default: those that need no checkpoint",
     )
+    _add_methods(parser)
     parser.add_argument("--seed", type=int, help="whose runs (default: the first)")
     parser.add_argument("--clips", type=int, help="of measured kinds, a choice of N")
     parser.add_argument("--data-root", help="where the data lie now")
@@ -291,7 +302,7 @@ def _refuse_search(args: argparse.Namespace, experiment: Experiment) -> None:
 
 def table(args: argparse.Namespace, console: Console) -> int:
     """Writes the tables and shows the first."""
-    experiment = Experiment.open(args.out, REPO)
+    experiment = Experiment.open(args.out, REPO).only(args.methods)
     grid = experiment.grid
     _refuse_search(args, experiment)
     rules = [args.rule] if args.rule else grid.select
@@ -345,7 +356,8 @@ def search(args: argparse.Namespace, console: Console) -> int:
 
 def tables_files(args, records, frame) -> Iterator[Path]:
     """Writes a table as Markdown, LaTeX and CSV."""
-    name = "_".join(filter(None, (records.evaluation, records.rule, args.head)))
+    of = args.name or "+".join(args.methods or ())
+    name = "_".join(filter(None, (of, records.evaluation, records.rule, args.head)))
     folder = args.out / "tables"
     folder.mkdir(exist_ok=True)
     notes = [*records.notes, *(f"Missing: {each}." for each in records.missing)]
@@ -354,7 +366,7 @@ def tables_files(args, records, frame) -> Iterator[Path]:
         (".tex", table_text.latex(frame, notes)),
         (".csv", frame.assign(notes=" ".join(notes)).to_csv(index=False)),
     ):
-        path = (folder / name.replace("/", "-")).with_suffix(suffix)
+        path = folder / f"{name.replace('/', '-')}{suffix}"
         path.write_text(text, encoding="utf-8")
         yield path
 
@@ -372,7 +384,7 @@ def _show_table(records, frame, console: Console) -> None:
 
 def figures(args: argparse.Namespace, console: Console) -> int:
     """Draws the methods of each target side by side."""
-    experiment = Experiment.open(args.out, REPO)
+    experiment = Experiment.open(args.out, REPO).only(args.methods)
     _refuse_search(args, experiment)
     options = FigureOptions(args.out, data_root=args.data_root, clips=args.clips)
     made = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -183,6 +183,26 @@ class Experiment:
             return []
         wanted = self.grid.left_out(run.spec, self.repo / "configs" / "mbcd")
         return [each for each in self.runs if each.spec in wanted]
+
+    def only(self, methods: Sequence[str] | None) -> Experiment:
+        """The experiment with some of its methods' runs; with all if None.
+
+        Args:
+            methods: As the tables' files call them, with or without their variant.
+
+        Raises:
+            UsageError: For one that the grid has not.
+        """
+        if methods is None:
+            return self
+        known = {name: None for r in self.runs for name in (r.spec.method, r.spec.name)}
+        if unknown := [name for name in methods if name not in known]:
+            raise UsageError(
+                f"the grid has no method {', '.join(unknown)}; it has "
+                f"{', '.join(known)}"
+            )
+        runs = [r for r in self.runs if {r.spec.method, r.spec.name} & set(methods)]
+        return dataclasses.replace(self, runs=runs)
 
     def strangers(self) -> Iterator[Path]:
         """Folders of runs that are not of this grid: of an earlier config, perhaps."""

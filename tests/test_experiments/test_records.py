@@ -140,6 +140,28 @@ def test_the_verb_writes_files_and_shows_the_first(tmp_path, capsys):
     assert (frame["rule"] == "source").all()
 
 
+def test_some_methods_alone(tmp_path, capsys):
+    names = dict(erm=0.5, ema=0.6, mbcd=0.7)
+    FakeGrid(tmp_path, methods=names, reference="erm").finished()
+    line = ["table", "--out", str(tmp_path), "--methods", "erm", "ema", "--rule"]
+    assert tool.main([*line, "last"]) == 0
+    assert "MBCD" not in capsys.readouterr().out
+    assert tool.main([*line, "last", "--name", "table4.a"]) == 0
+    files = {path.name for path in (tmp_path / "tables").glob("*.csv")}
+    assert files == {"erm+ema_target_last.csv", "table4.a_target_last.csv"}
+    experiment = tool.Experiment.open(tmp_path, tool.REPO)
+    frame = pd.read_csv(tmp_path / "tables" / "erm+ema_target_last.csv")
+    assert set(frame["method"]) == {"erm", "ema"}
+    # A family of one comparison: what Holm leaves of it is the test's own p.
+    alone = summarise(read_records(experiment.only(["erm", "ema"]), "last"), "erm")
+    np.testing.assert_allclose(frame["p_holm"], alone["p_holm"])
+    assert len(tool.Experiment.open(tmp_path, tool.REPO).runs) == len(experiment.runs)
+    with pytest.raises(SystemExit):
+        tool.main(["table", "--out", str(tmp_path), "--methods", "gmp"])
+    said = capsys.readouterr().err
+    assert "no method gmp; it has erm, ema, mbcd" in said
+
+
 def test_the_verb_without_results(tmp_path, capsys):
     FakeGrid(tmp_path).plan()
     with pytest.raises(SystemExit) as error:
@@ -178,3 +200,6 @@ def test_figures_of_each_target(tmp_path, capsys):
     assert files == {f"{s}{x}" for s in stems for x in (".png", ".svg", ".csv")}, shown
     frame = pd.read_csv(tmp_path / "figures" / f"{min(stems)}.csv")
     assert set(frame["run"]) == {"erm", "mbcd"}
+    assert tool.main([*line, "--methods", "mbcd"]) == 0
+    frame = pd.read_csv(tmp_path / "figures" / f"{min(stems)}.csv")
+    assert set(frame["run"]) == {"mbcd"}
