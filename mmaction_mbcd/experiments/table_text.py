@@ -121,7 +121,8 @@ def caption(frame: pd.DataFrame, intervals: bool = True) -> str:
         ". "
         "Bold: the best, where it differs from every other row of its block (paired "
         "over clips, Holm-adjusted p < .05); underlined: the second, likewise against "
-        "those below it. Without support neither is marked."
+        "those below it. Without support neither is marked, and nothing in a column "
+        "with a single seed: its test is over clips alone."
     )
 
 

@@ -464,9 +464,13 @@ def _rank(rows: Sequence[dict], whole: Mapping[str, Sequence[Cell]]) -> None:
         {m: [c.correct for c in cells] for m, cells in whole.items()},
         [c.clusters for c in first],
     )
+    # With one seed the test is over clips alone, and says nothing of another training.
+    trained = min(len(c.seeds) for cells in whole.values() for c in cells) > 1
     for row in rows:
         if row["method"] == ranking.best:
-            row |= dict(best=True, best_supported=ranking.best_supported,
-                        p_next=max(ranking.p_values.values()))  # fmt: skip
+            supported = trained and ranking.best_supported
+            p_next = max(ranking.p_values.values())
+            row |= dict(best=True, best_supported=supported, p_next=p_next)
         elif row["method"] == ranking.second:
-            row |= dict(second=True, second_supported=ranking.second_supported)
+            supported = trained and ranking.second_supported
+            row |= dict(second=True, second_supported=supported)

@@ -162,6 +162,16 @@ def test_some_methods_alone(tmp_path, capsys):
     assert "no method gmp; it has erm, ema, mbcd" in said
 
 
+@pytest.mark.parametrize(("seeds", "marked"), [((0,), False), ((0, 1, 2), True)])
+def test_one_seed_marks_nothing(tmp_path, seeds, marked):
+    # The clips leave no doubt, but who knows where another training ends.
+    grid = FakeGrid(tmp_path, methods=dict(erm=0.2, ema=0.5, mbcd=0.95), seeds=seeds)
+    frame = summarise(read_records(grid.finished()))
+    assert frame["best"].any() and frame["second"].any()
+    assert frame["best_supported"].any() == marked
+    assert frame["second_supported"].any() == marked
+
+
 def test_the_verb_without_results(tmp_path, capsys):
     FakeGrid(tmp_path).plan()
     with pytest.raises(SystemExit) as error:
