@@ -275,7 +275,7 @@ def draw_landscape(
             top.set_title(run)
         flat[0].set_ylabel(f"{axes_label} 2")
         bar = figure.colorbar(
-            filled, ax=flat, shrink=0.9, pad=0.02, ticks=MaxNLocator(6)
+            filled, ax=flat, shrink=0.9, pad=0.02, ticks=MaxNLocator(6, prune="upper")
         )
         bar.set_label("cross-entropy, nats")
         over = f" Losses above {scale.high:.2f} share the last colour."

@@ -178,8 +178,13 @@ def _difference(cell: pd.Series | None) -> str:
     if pd.isna(cell.get("difference")):
         return "-"
     low, high = cell["difference_low"], cell["difference_high"]
-    interval = f"[{low:+.1f}, {high:+.1f}]"
-    return f"{cell['difference']:+.1f} {interval}, p {p_text(cell['p_holm'])}"
+    interval = f"[{_signed(low)}, {_signed(high)}]"
+    return f"{_signed(cell['difference'])} {interval}, p {p_text(cell['p_holm'])}"
+
+
+def _signed(points: float) -> str:
+    """With one decimal; what rounds to zero is ``+0.0``, never ``-0.0``."""
+    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def p_text(p: float) -> str:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
@@ -198,3 +199,12 @@ def test_p_values_as_people_write_them():
     assert table_text.p_text(0.0312) == "= .031"
     assert table_text.p_text(0.00001) == "< .001"
     assert table_text.p_text(1.0) == "= 1.000"
+
+
+@pytest.mark.parametrize(
+    ("points", "text"), [(-6e-16, "+0.0"), (0.04, "+0.0"), (-0.06, "-0.1"), (2, "+2.0")]
+)
+def test_no_difference_has_no_sign_of_its_own(points, text):
+    cell = dict(difference=points, difference_low=-1, difference_high=1, p_holm=1.0)
+    shown = table_text._difference(pd.Series(cell))
+    assert shown == f"{text} [-1.0, +1.0], p = 1.000"
