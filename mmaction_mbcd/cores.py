@@ -71,8 +71,8 @@ def keep_freed_memory(kept: int = 64 << 20, mapped: int = 4 << 20) -> bool:
     """Has the C library keep what is freed for the next allocation.
 
     By default GNU's gives megabytes back to the system as soon as they are free, and
-    each of their pages is fetched and cleared again a moment later: a third of the
-    work of reading clips. What the user's environment says of it stays and holds.
+    each of their pages is fetched and cleared again a moment later: two fifths of
+    the work of reading clips. What the user's environment says of it stays and holds.
     Forked data workers inherit it; docs/performance.md has what it costs them.
 
     Args:
