@@ -70,6 +70,8 @@ def measure(args: argparse.Namespace, folder: Path, console: Console) -> list[di
     """Prints the tables; returns what the JSON file holds of them."""
     if args.config and not args.data_root:
         raise UsageError("--config needs --data-root: the folder of its clips")
+    if args.frame_store is not None:
+        raise UsageError("--frame-store: it packs stores of its own, see --codecs")
     stock = args.config is None
     args.config = args.config or str(CONFIG)
     if args.data_root is None:
