@@ -176,7 +176,7 @@ def ood_config(args: argparse.Namespace) -> Config | None:
                                  "to --ood-config CONFIG")  # fmt: skip
         return None
     cfg = cli.read_config(args.ood_config)
-    cli.limit_workers(cfg)
+    cli.suit_loaders(cfg)
     cli.set_datasets(cfg, **changes)
     return cfg
 

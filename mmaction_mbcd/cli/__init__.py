@@ -13,10 +13,10 @@ from .data import (
     first_dataset,
     has_target,
     infer_class_counts,
-    limit_workers,
     set_datasets,
     set_domains,
     set_modalities,
+    suit_loaders,
     use_target_values,
 )
 from .options import (
@@ -77,7 +77,6 @@ __all__ = [
     "has_target",
     "infer_class_counts",
     "keep_predictions",
-    "limit_workers",
     "load_config",
     "missing_weights",
     "one_line_errors",
@@ -92,6 +91,7 @@ __all__ = [
     "set_randomness",
     "set_resume",
     "set_work_dir",
+    "suit_loaders",
     "use_target_values",
     "weights_problem",
     "write_results",

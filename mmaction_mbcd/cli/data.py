@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from mmaction.registry import DATASETS
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 
 from ..cores import own_cores
@@ -42,17 +43,23 @@ def innermost_datasets(dataset: Mapping) -> Iterator[dict]:
             yield from innermost_datasets(each)
 
 
-def limit_workers(cfg: Config) -> None:
-    """At most as many data workers as this process has cores; batches stay the same.
+def suit_loaders(cfg: Config) -> None:
+    """Fits the loaders to the machine; batches stay the same.
 
-    A worker reads with one thread: what is decoded needs a core for each, and more wait
-    for each other. Each has a share of memory, too.
+    At most as many data workers as this process has cores: a worker reads with one
+    thread, what is decoded needs a core for each, and more wait for each other. Each
+    has a share of memory, too. Where a GPU trains, batches lie in page-locked memory,
+    from which it fetches them by itself, unless the config says otherwise.
     """
-    cores = own_cores()
+    cores, gpu = own_cores(), get_device() == "cuda"
     for split in SPLITS:
         loader = cfg.get(f"{split}_dataloader")
-        if loader and loader.get("num_workers", 0) > cores:
+        if not loader:
+            continue
+        if loader.get("num_workers", 0) > cores:
             loader["num_workers"] = cores
+        if gpu:
+            loader.setdefault("pin_memory", True)
 
 
 def set_modalities(cfg: Config, modalities: Sequence[str]) -> None:

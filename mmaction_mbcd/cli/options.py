@@ -9,10 +9,10 @@ from ..datasets import SAMPLINGS
 from ..errors import UsageError, require_file
 from .data import (
     infer_class_counts,
-    limit_workers,
     set_datasets,
     set_domains,
     set_modalities,
+    suit_loaders,
     use_target_values,
 )
 from .settings_checks import check_settings
@@ -108,7 +108,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     os.environ.setdefault("LOCAL_RANK", str(getattr(args, "local_rank", 0)))
     cfg = read_config(args.config)
-    limit_workers(cfg)
+    suit_loaders(cfg)
     check_settings(cfg, args.cfg_options)
     if args.data_root is not None:
         set_datasets(cfg, data_root=args.data_root)

@@ -40,6 +40,9 @@ class RecognizerParts(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
+        # MMAction2's preprocessors have no argument for it. From page-locked memory the
+        # device fetches a batch by itself, while the CPU enqueues the step.
+        self.data_preprocessor._non_blocking = True
         self.modalities = list(encoders if modalities is None else modalities)
         self.num_classes, self.num_domains = num_classes, num_domains
         self.probe = probe

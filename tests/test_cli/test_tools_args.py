@@ -274,6 +274,22 @@ def test_workers_fit_the_cores(
     assert workers == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "options", "expected"),
+    [
+        ("cpu", [], [None, None, None]),
+        ("cuda", [], [True, True, True]),
+        ("cuda", ["val_dataloader.pin_memory=False"], [True, False, True]),
+    ],
+)
+def test_a_gpu_fetches_from_page_locked_memory(
+    config, monkeypatch, device, options, expected
+):
+    monkeypatch.setattr(cli.data, "get_device", lambda: device)
+    found = train_config(config, *(["--cfg-options", *options] if options else []))
+    assert [found[f"{s}_dataloader"].get("pin_memory") for s in cli.SPLITS] == expected
+
+
 def test_cpu_launch_starts_gloo_and_wraps_without_devices(config, no_gpu, monkeypatch):
     started = []
     monkeypatch.setattr(

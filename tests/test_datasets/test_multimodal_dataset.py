@@ -1,4 +1,5 @@
 import copy
+import operator
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from mmaction.registry import DATASETS
 from mmengine.dataset import pseudo_collate, worker_init_fn
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from media import pipelines, write_hac, write_wav
 from mmaction_mbcd.datasets import (
@@ -21,7 +23,9 @@ from mmaction_mbcd.datasets import (
     multimodal_dataset,
 )
 from mmaction_mbcd.datasets.transforms import mirror_flow
+from tests_support import assert_same_trees
 from toy_runner import stop_workers
+from toys import build_toy
 
 ALL = ("video", "flow", "audio")
 
@@ -634,6 +638,27 @@ def test_views_are_independent_draws(shared_root):
     assert not torch.equal(first["inputs"]["video"], second["inputs"]["video"])
     again = two[index]
     assert same(first, again[0]) and same(second, again[1])
+
+
+def test_batches_go_to_the_device_while_the_cpu_goes_on(shared_root, monkeypatch):
+    """From page-locked memory, which torch's loader makes of every batch."""
+    data = build(shared_root)
+    batch = collate_views([data[0], data[1]])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *_: x.clone())
+    pinned = pin_memory(batch)
+    assert_same_trees(pinned["inputs"], batch["inputs"])
+    assert all(map(operator.is_, pinned["data_samples"], batch["data_samples"]))
+
+    waits, to = [], torch.Tensor.to
+
+    def watched(tensor, *args, non_blocking=False, **kwargs):
+        waits.append(not non_blocking)
+        return to(tensor, *args, non_blocking=non_blocking, **kwargs)
+
+    model = build_toy()
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    model.data_preprocessor.cast_data(pinned)
+    assert len(waits) >= 2 * len(batch["inputs"]) and not any(waits)
 
 
 def test_views_are_collated_behind_each_other(shared_root):
