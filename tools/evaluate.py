@@ -4,7 +4,8 @@
 modality, missing modalities, corruptions, modality shifts, calibration, detection of
 mistakes and of clips from elsewhere. docs/evaluation.md says what each suite measures.
 What has been read is kept: an evaluation that was stopped goes on, and further suites
-read only what they need beside.
+read only what they need beside. ``--predictions FILE`` takes what a grid or an earlier
+evaluation has kept, and reads nothing.
 """
 
 import argparse
@@ -34,26 +35,32 @@ ALL = ("accuracy", "missing", "corruptions", "shift", "calibration", "detection"
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s CONFIG CHECKPOINT [options]",
+        usage="%(prog)s (CONFIG CHECKPOINT | --predictions FILE) [options]",
         description="Evaluate a checkpoint beyond accuracy.",
     )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint file or URL")
+    parser.add_argument("config", nargs="?", help="config file")
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint file or URL")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="in place of both, for accuracy, calibration and detection: predictions "
+        "that were kept, such as a grid's runs/.../predictions_source.npz",
+    )
     parser.add_argument(
         "--suites",
         nargs="+",
         choices=ALL,
-        default=QUICK,
         metavar="NAME",
         help=f"of {', '.join(ALL)} (default: {' '.join(QUICK)}, which share one pass "
-        "over the clean data)",
+        "over the clean data; of predictions all that they have)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
         help="tables, figures and predictions (default: <checkpoint>_evaluation beside "
-        "the checkpoint)",
+        "the checkpoint, or <predictions>_evaluation)",
     )
     cli.add_data_options(parser)
     parser.add_argument(
@@ -68,7 +75,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="evaluate on the held-out split of the source domains, not on the target",
     )
     _add_suite_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.predictions is None and args.checkpoint is None:
+        parser.error("give a config and a checkpoint, or --predictions FILE")
+    if args.predictions is not None:
+        if args.config is not None:
+            parser.error("--predictions stands in place of config and checkpoint")
+        if given := _of_the_data(parser, args):
+            parser.error(f"{', '.join(given)}: predictions are of one model and data")
+    return args
+
+
+def _of_the_data(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> list[str]:
+    """Options that say what is read, which kept predictions cannot follow."""
+    free = {"predictions", "suites", "out", "bins", "config", "checkpoint"}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if name not in free and value != parser.get_default(name)
+    ]
 
 
 def _add_suite_options(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +184,10 @@ def build_suites(args: argparse.Namespace) -> list[suites.Suite]:
             ood_config(args), held_out=bool(args.held_out_classes)
         ),
     )
-    return [make() for name, make in known.items() if name in args.suites]
+    made = [make() for name, make in known.items() if name in (args.suites or QUICK)]
+    if args.suites is None and args.predictions is not None:
+        made = [each for each in made if each.needs_clean_alone()]
+    return made
 
 
 def ood_config(args: argparse.Namespace) -> Config | None:
@@ -185,6 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluates, prints the tables and writes them."""
     args = parse_args(argv)
     with cli.one_line_errors(lambda: "the same command goes on from here"):
+        if args.predictions is not None:
+            made = build_suites(args)
+            suites.evaluate_kept(args.predictions, made, out_folder(args))
+            return 0
         cfg = cli.load_config(args)
         if args.weights:
             cli.choose_weights(cfg, args.weights)
@@ -203,10 +237,10 @@ def out_folder(args: argparse.Namespace) -> Path:
     """
     if args.out is not None:
         return args.out
-    if "://" in args.checkpoint:
+    if args.predictions is None and "://" in args.checkpoint:
         raise cli.UsageError("give --out: nothing can be written beside a URL")
-    checkpoint = Path(args.checkpoint)
-    return checkpoint.with_name(f"{checkpoint.stem}_evaluation")
+    file = args.predictions or Path(args.checkpoint)
+    return file.with_name(f"{file.stem}_evaluation")
 
 
 if __name__ == "__main__":

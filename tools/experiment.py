@@ -49,7 +49,12 @@ from mmaction_mbcd.experiments import (
     table_text,
     tables,
 )
-from mmaction_mbcd.experiments.experiment import RUNS_FILE, Experiment, PlannedRun
+from mmaction_mbcd.experiments.experiment import (
+    RUNS_FILE,
+    Experiment,
+    PlannedRun,
+    gpus_per_job,
+)
 from mmaction_mbcd.experiments.grid import EVALUATIONS, RULES, Grid
 from mmaction_mbcd.experiments.job import Share, ToolError
 from mmaction_mbcd.experiments.run_folder import BusyError, read_json, write_json
@@ -104,14 +109,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-job",
         type=int,
         metavar="N",
-        help="through torchrun; part of what a run is (default: as before, or 1)",
+        help="through torchrun; part of what a run is; 0: on the CPU (default: as "
+        "before, or 1)",
     )
     _add_slurm(parser)
 
 
 def _add_slurm(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "Slurm", "A job per run; --jobs at a time, --gpus-per-job 0 for none."
+        "Slurm", "A job per run; --jobs at a time (default: all that it lets run)."
     )
     group.add_argument("--slurm", action="store_true", help="put the runs in its queue")
     group.add_argument("--time", metavar="LIMIT", help="of a job: minutes, HH:MM:SS or "
@@ -203,6 +209,9 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     )
     _add_methods(parser)
     parser.add_argument("--seed", type=int, help="whose runs (default: the first)")
+    parser.add_argument(
+        "--rule", choices=RULES, help="whose epochs (default: the grid's first)"
+    )
     parser.add_argument("--clips", type=int, help="of measured kinds, a choice of N")
     parser.add_argument("--data-root", help="where the data lie now")
 
@@ -247,7 +256,7 @@ def load(args: argparse.Namespace) -> Experiment:
     else:
         grid = Experiment.open(args.out, REPO).grid
     experiment = Experiment(grid, args.out, REPO)
-    experiment.processes = max(1, args.gpus_per_job)
+    experiment.gpus_per_job = args.gpus_per_job
     total = len(grid.specs(REPO / "configs" / "mbcd"))
     with Meter("resolving", "runs", total) as meter:
         experiment.resolve(lambda: meter.add(1))
@@ -257,31 +266,56 @@ def load(args: argparse.Namespace) -> Experiment:
 def _as_before(args: argparse.Namespace) -> None:
     """Without a word about them, runs have as many GPUs as those in the folder."""
     if args.gpus_per_job is None:
-        listed = read_json(args.out / RUNS_FILE) or {}
-        args.gpus_per_job = listed.get("processes", 1)
+        args.gpus_per_job = gpus_per_job(read_json(args.out / RUNS_FILE) or {})
 
 
 def plan(args: argparse.Namespace, console: Console) -> int:
     """Says what would run and what cannot."""
     _as_before(args)
+    request = _request(args)
+    share, jobs = _planned_share(args, request)
     scripts.prepare()
     experiment = load(args)
     experiment.write()
-    machine = _machine(args)
     with Meter("looking at configs and data", "runs", len(experiment.runs)) as meter:
         found = planning.plan(experiment, lambda: meter.add(1))
-    if found.needs and not args.no_measure:
-        total = planning.kinds(found.needs, machine[0])
+    jobs = jobs or max(1, len(found.needs))
+    if share is None:
+        console.print(
+            f"steps are not measured: a job has {args.gpus_per_job} GPUs, and this "
+            "machine has fewer; `plan` says the time where it has them"
+        )
+    elif found.needs and not args.no_measure:
+        total = planning.kinds(found.needs, share)
         with Meter("measuring steps", "methods", total) as meter:
             found.problems += planning.measure(
-                experiment, found.needs, machine[0], advance=lambda: meter.add(1)
+                experiment, found.needs, share, advance=lambda: meter.add(1)
             )
-    console.print(planning.table(found, len(machine)))
-    if problem := planning.disk_problem(experiment, found, len(machine)):
+    console.print(planning.table(found, jobs))
+    if request is not None and share is not None and not args.no_measure:
+        console.print("The time is for jobs on machines such as this one.")
+    if problem := planning.disk_problem(experiment, found, jobs):
         found.problems.append(problem)
     for problem in dict.fromkeys(found.problems):
         console.print(f"cannot run: {problem}", style="red", highlight=False)
     return 1 if found.problems else 0
+
+
+def _planned_share(
+    args: argparse.Namespace, request: slurm.Request | None
+) -> tuple[Share | None, int | None]:
+    """What of this machine a job would have, and how many run at a time.
+
+    None of it where Slurm's jobs have GPUs that are not here; None at a time is all.
+    """
+    if request is None:
+        machine = _machine(args)
+        return machine[0], len(machine)
+    try:
+        share = local.shares(1, None, request.gpus, request.cores)[0]
+    except ValueError:
+        share = None
+    return share, request.at_a_time
 
 
 def measure(args: argparse.Namespace, console: Console) -> int:
@@ -388,7 +422,9 @@ def figures(args: argparse.Namespace, console: Console) -> int:
     _refuse_search(args, experiment)
     options = FigureOptions(args.out, data_root=args.data_root, clips=args.clips)
     made = 0
-    for each in grid_figures.draw(experiment, args.kinds, args.seed, options):
+    for each in grid_figures.draw(
+        experiment, args.kinds, args.seed, args.rule, options
+    ):
         made += isinstance(each, Path)
         text = f"figure: {each}" if isinstance(each, Path) else each
         console.print(text, highlight=False, markup=False, soft_wrap=True)

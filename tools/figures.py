@@ -79,6 +79,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="also the gradient cosines of the checkpoints that are left, over source "
         "validation clips",
     )  # fmt: skip
+    own = kind("shift", "accuracy under noise in a modality (Figure 1(b))", _add_clips)
+    own.add_argument(
+        "--levels", nargs="+", type=_positive, metavar="LEVEL",
+        help="standard deviations of the noise, in those of the clip's input (default: "
+        "0.25 0.5 1 2 4)",
+    )  # fmt: skip
     own = kind("shapley", "what each modality contributes", _add_clips)
     own.add_argument("--resamples", type=_count, default=2000, help="default: 2000")
     return parser.parse_args(argv)

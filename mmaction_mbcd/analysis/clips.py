@@ -39,7 +39,11 @@ def chosen_clips(count: int, wanted: int | None, seed: int = 0) -> np.ndarray:
 
 
 def clip_loader(
-    trained: TrainedModel, role: str, wanted: int | None = None, seed: int = 0
+    trained: TrainedModel,
+    role: str,
+    wanted: int | None = None,
+    seed: int = 0,
+    **changes: object,
 ) -> DataLoader:
     """Batches of a fixed choice of clips, without augmentation.
 
@@ -48,12 +52,13 @@ def clip_loader(
         role: ``'source'`` (the validation clips) or ``'target'`` (the test clips).
         wanted: See :func:`chosen_clips`.
         seed: Of the choice.
+        changes: Of the dataset, such as other ``pipelines``.
     """
     if role == "source":
-        whole = trained.loader("val", watch_target=False)
+        whole = trained.loader("val", **{"watch_target": False} | changes)
     else:
         # An in-domain test may have left its config in the run's folder.
-        whole = trained.loader("test", use="test")
+        whole = trained.loader("test", **{"use": "test"} | changes)
     indices = chosen_clips(len(whole.dataset), wanted, seed)
     clips = Subset(whole.dataset, indices.tolist())
     clips.metainfo = whole.dataset.metainfo  # the classes' names

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..evaluation.predictions import Predictions
 from ..progress import Meter
 from .balance import draw_balance, gradient_cosines, read_traces
-from .clips import ROLES, HeldClips, clip_loader
+from .clips import ROLES, HeldClips, chosen_clips, clip_loader
 from .curves import correlation_table, draw_curves, read_curves
 from .directions import length, perturbed_parameters
 from .embeddings import draw_embeddings, measure_embeddings
@@ -27,7 +27,7 @@ from .landscape import (
     same_stems,
 )
 from .modality_bars import draw_modalities, measure_modalities
-from .run_folders import Run, epoch_of, parse_runs
+from .run_folders import Run, best_checkpoint, epoch_of, parse_runs
 from .shapley import draw_shapley, measure_shapley
 from .trained import TrainedModel
 
@@ -60,6 +60,7 @@ class FigureOptions:
         perplexity: Of t-SNE.
         neighbours: Of the nearest-neighbour accuracy.
         resamples: Of the bootstrap of Shapley values.
+        levels: Of the modality shift's noise; those of the suite if None.
         gradients: Balance: gradient cosines of the checkpoints that are left.
     """
 
@@ -80,17 +81,18 @@ class FigureOptions:
     perplexity: float = 30.0
     neighbours: int = 5
     resamples: int = 2000
+    levels: Sequence[float] | None = None
     gradients: bool = False
 
 
 def make_figure(
-    kind: str, runs: Sequence[str], options: FigureOptions
+    kind: str, runs: Sequence[str | Run], options: FigureOptions
 ) -> tuple[list[Path], pd.DataFrame | None]:
     """Measures and draws one kind of figure.
 
     Args:
         kind: A key of :data:`KINDS`.
-        runs: ``[NAME=]FOLDER[@teacher|@student]`` each.
+        runs: ``[NAME=]FOLDER[@teacher|@student]`` each, or what that says.
         options: What it is made of.
 
     Returns:
@@ -114,8 +116,9 @@ def _curves(runs: list[Run], options: FigureOptions):
     modalities = list(dict.fromkeys(m for r in runs for m in r.modalities()))
     selected = {}
     for run in runs:
-        best = [epoch_of(p) for p in run.folder.glob("best_source_top1_epoch_*.pth")]
-        selected |= {run.name: max(best)} if best else {}
+        chosen = run.file or best_checkpoint(run.folder)
+        epoch = None if chosen is None else epoch_of(chosen)
+        selected |= {} if epoch is None else {run.name: epoch}
     name = targets[0] if len(targets) == 1 else "target"
     files = draw_curves(frames, modalities, options.out / "curves", selected, name)
     table = correlation_table(frames)
@@ -168,8 +171,8 @@ def _modalities(runs: list[Run], options: FigureOptions):
 def _predictions(run: Run, roles: Sequence[str], options: FigureOptions) -> Predictions:
     """Those that the grid has kept, or else evaluated now."""
     rule = {"best": "source"}.get(options.rule, options.rule)
-    kept = run.folder / f"predictions_{rule}.npz"
-    asked = run.file or run.weights or options.clips
+    kept = run.predictions or run.folder / f"predictions_{rule}.npz"
+    asked = (run.file and not run.predictions) or run.weights or options.clips
     if kept.exists() and not asked:
         stored = Predictions.load(kept)
         if set(roles) <= set(stored.roles.tolist()):
@@ -301,6 +304,47 @@ def _shapley(runs: list[Run], options: FigureOptions):
     return files, (100 * table).round(1).reset_index()
 
 
+def _shift(runs: list[Run], options: FigureOptions):
+    from .suites import shift  # with what an evaluation needs: seconds to import
+
+    if set(options.roles or ["target"]) != {"target"}:
+        raise UsageError("the modality shift is one of the target's test clips")
+    frames, first = [], {}
+    for run in runs:
+        clean, variants = _shifted(run, options)
+        _refuse_other_clips(first, run, clean.sample_ids.tolist())
+        frames.append(shift.measure_shift(variants, clean).assign(run=run.name))
+    frame = pd.concat(frames, ignore_index=True)
+    files = shift.draw_shift(frame, options.out / "shift", by="run")
+    fused = frame[frame["head"] == "fused"]
+    table = fused.pivot(index=["shifted", "level"], columns="run", values="top1")
+    return files, (100 * table).round(1).reset_index()
+
+
+def _shifted(
+    run: Run, options: FigureOptions
+) -> tuple[Predictions, dict[tuple[str, float], Predictions]]:
+    """What a run says of the clean clips, and with noise: by modality and level."""
+    from .suites import Subject, shift
+
+    subject = Subject(run.load(options.rule, options.data_root))
+    levels = options.levels or shift.LEVELS
+    todo = {None: subject.pipelines} | {
+        key: subject.pipelines | {key[0]: pipeline}
+        for key, pipeline in shift.pipelines(subject, levels, options.seed)
+    }
+    count = len(chosen_clips(len(subject.dataset), options.clips))
+    found = {}
+    with Meter(f"{run.name}: shift", "clips", count * len(todo)) as meter:
+        for key, pipelines in todo.items():
+            loader = clip_loader(
+                subject.trained, "target", options.clips, options.seed,
+                pipelines=pipelines,
+            )  # fmt: skip
+            found[key] = subject.trained.predict(loader, advance=meter.add)
+    return found.pop(None), found
+
+
 def _each(
     runs: list[Run],
     options: FigureOptions,
@@ -354,5 +398,6 @@ KINDS: dict[str, Callable] = dict(
     embeddings=_embeddings,
     balance=_balance,
     shapley=_shapley,
+    shift=_shift,
 )
 """``{kind: function of the runs and the options}``."""

@@ -29,12 +29,14 @@ class Run:
         file: A checkpoint that was asked for; None leaves the choice to
             :meth:`checkpoint`.
         weights: ``'teacher'`` or ``'student'``; the config's choice if None.
+        predictions: What these weights say of every clip, if a grid has kept it.
     """
 
     name: str
     folder: Path
     file: Path | None = None
     weights: str | None = None
+    predictions: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> Run:
@@ -146,13 +148,13 @@ def epoch_of(checkpoint: Path) -> int | None:
     return int(found[1]) if found else None
 
 
-def parse_runs(texts: Sequence[str]) -> list[Run]:
-    """:meth:`Run.parse` of each.
+def parse_runs(runs: Sequence[str | Run]) -> list[Run]:
+    """:meth:`Run.parse` of each text.
 
     Raises:
         UsageError: If two have one name.
     """
-    runs = [Run.parse(text) for text in texts]
+    runs = [Run.parse(run) if isinstance(run, str) else run for run in runs]
     twice = [name for name, n in Counter(run.name for run in runs).items() if n > 1]
     if twice:
         raise UsageError(

@@ -41,9 +41,10 @@ places and 0 for 1, too small for few seeds, and the one without bias in the sum
 squares, S + 1 and 2, too large for unequal variances. Tests use the same quantiles: p <
 .05 exactly where the 95 % interval excludes 0.
 
-Simulated coverage of nominal 95 % is in the tests. It lies within 93 and 97 % from
-three seeds on. It lies above where less is known: for two seeds up to 98.5 %, for the
-difference of methods with unequal numbers of seeds about 97.5 %.
+Simulated coverage of nominal 95 % is in the tests, its table in docs/experiments.md:
+within 94 and 97 % from five seeds on, and above where less is known: up to 98.7 % for
+two seeds, 98.0 % for three, about 97.5 % for the difference of methods with unequal
+numbers of seeds.
 """
 
 from collections import defaultdict

@@ -51,14 +51,20 @@ class Experiment:
         grid: What is to be run.
         out: The folder.
         repo: The repository's root.
-        processes: That train together in each run.
+        gpus_per_job: Each with a process that trains together with the others; 0 for
+            none, on the CPU.
     """
 
     grid: Grid
     out: Path
     repo: Path
     runs: list[PlannedRun] = field(default_factory=list)
-    processes: int = 1
+    gpus_per_job: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Those that train together in each run."""
+        return max(1, self.gpus_per_job)
 
     @classmethod
     def open(cls, out: Path, repo: Path) -> Experiment:
@@ -74,7 +80,7 @@ class Experiment:
                 "a grid there first"
             )
         made = cls(Grid.read(str(out / GRID_FILE)), out, repo)
-        made.processes = listed.get("processes", 1)
+        made.gpus_per_job = gpus_per_job(listed)
         made.runs = [
             made._planned(RunSpec.read(each["spec"]), each["digest"])
             for each in listed.get("runs", ())
@@ -134,7 +140,8 @@ class Experiment:
         text = yaml.safe_dump(_plain(content), sort_keys=False)
         replace_text(self.out / GRID_FILE, text)
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
-        write_json(self.out / RUNS_FILE, dict(processes=self.processes, runs=runs))
+        known = dict(processes=self.processes, gpus_per_job=self.gpus_per_job)
+        write_json(self.out / RUNS_FILE, known | dict(runs=runs))
 
     def check(self, run: PlannedRun) -> None:
         """Refuses a run whose config or data changed while it waited in a queue.
@@ -210,6 +217,11 @@ class Experiment:
         for path in sorted((self.out / "runs").glob("*/*")):
             if path.is_dir() and path not in own:
                 yield path
+
+
+def gpus_per_job(listed: Mapping) -> int:
+    """Of the runs that a folder lists; older lists know of processes alone."""
+    return listed.get("gpus_per_job", listed.get("processes", 1))
 
 
 @functools.lru_cache(maxsize=512)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..analysis.figure_kinds import KINDS, FigureOptions, make_figure
+from ..analysis.run_folders import Run
 from ..errors import UsageError
 from .experiment import Experiment, PlannedRun
 
@@ -23,6 +24,7 @@ def draw(
     experiment: Experiment,
     kinds: Sequence[str] = FROM_RECORDS,
     seed: int | None = None,
+    rule: str | None = None,
     options: FigureOptions | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Iterator[Path | str]:
@@ -32,6 +34,7 @@ def draw(
         experiment: Its finished runs.
         kinds: Keys of :data:`.figure_kinds.KINDS`.
         seed: Whose runs; the grid's first if None.
+        rule: Whose epochs; the grid's first if None, whose checkpoint a run keeps.
         options: Of the figures; their folder is set here.
         advance: Called behind each figure.
 
@@ -50,7 +53,10 @@ def draw(
         raise UsageError(
             f"no run of seed {seed} in {experiment.out} is finished: run it first"
         )
-    for place, runs in groups.items():
+    chosen = rule or experiment.grid.select[0]
+    for place, planned in groups.items():
+        runs = [_run(experiment, each, chosen) for each in planned]
+        place += f"_{rule}" if rule else ""
         for kind in kinds:
             try:
                 yield from _draw(experiment, kind, place, runs, options)
@@ -75,19 +81,33 @@ def by_place(
     return groups
 
 
+def _run(experiment: Experiment, planned: PlannedRun, rule: str) -> Run:
+    """A run at the epoch that a rule has chosen, as far as its folder holds it."""
+    folder, evaluations = planned.folder, experiment.grid.evaluate
+    tested = "target" if "target" in evaluations else evaluations[0]
+    epoch = folder.results(rule, tested).get("epoch")
+    file = None if epoch is None else experiment.job(planned).checkpoint_of(epoch)
+    predictions = folder.predictions_file(rule)
+    return Run(
+        planned.spec.name,
+        folder.path,
+        file,
+        predictions=predictions if predictions.is_file() else None,
+    )
+
+
 def _draw(
     experiment: Experiment,
     kind: str,
     place: str,
-    runs: Sequence[PlannedRun],
+    runs: Sequence[Run],
     options: FigureOptions | None,
 ) -> Iterator[Path]:
     out = experiment.out / FOLDER
     out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         own = dataclasses.replace(options or FigureOptions(out), out=Path(folder))
-        named = [f"{run.spec.name}={run.folder.path}" for run in runs]
-        files, _ = make_figure(kind, named, own)
+        files, _ = make_figure(kind, runs, own)
         for file in files:
             name = re.sub(r"[^\w.+-]", "-", f"{place}_{file.name}")
             yield file.rename(out / name)

@@ -38,19 +38,26 @@ def shares(
         jobs: How many at a time; from the machine if None. More jobs than GPUs share
             them in turn.
         gpus: Their names for ``CUDA_VISIBLE_DEVICES``; all that torch sees if None.
-        per_job: GPUs of one job.
+        per_job: GPUs of one job; with 0 the jobs train on the CPU, and see none.
         cores: Of the machine; those that this process may use if None.
 
     Raises:
-        ValueError: For a number below 1, or more GPUs per job than there are.
+        ValueError: For numbers that make no sense, or more GPUs per job than there are.
 
     With ``OMP_NUM_THREADS`` the user decides about threads; workers share the rest.
     """
     cores = cores or usable_cores()
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs are 1 or more, got {jobs}")
+    if per_job < 0 or (gpus and not per_job):
+        named = f" of the GPUs {', '.join(gpus)}" if gpus else ""
+        raise ValueError(
+            f"GPUs per job are 1 or more, or 0 for the CPU; got {per_job}{named}"
+        )
+    no_gpu = None if per_job else ()
     if gpus is None:
-        gpus = _visible(torch.cuda.device_count())
-    if (jobs is not None and jobs < 1) or per_job < 1:
-        raise ValueError(f"jobs and GPUs per job are 1 or more, got {jobs}, {per_job}")
+        gpus = _visible(torch.cuda.device_count()) if per_job else ()
+    per_job = max(per_job, 1)
     if per_job > max(len(gpus), 1):
         raise ValueError(
             f"{per_job} GPUs per job were asked for, there are {len(gpus)}"
@@ -68,7 +75,7 @@ def shares(
         Share(
             threads=None if decided else threads,
             workers=workers,
-            devices=groups[i % len(groups)] if groups else None,
+            devices=groups[i % len(groups)] if groups else no_gpu,
             processes=per_job if groups else 1,
         )
         for i in range(count)

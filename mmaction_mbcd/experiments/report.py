@@ -131,6 +131,8 @@ def gather(
         damaged += read.damaged
         advance()
     names = _names(seen, found)
+    folder = experiment.out / "figures"
+    pictures, large = _figures(folder)
     data = dict(
         title=experiment.out.resolve().name,
         made=time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -159,7 +161,8 @@ def gather(
         configs=list(_configs(seen, names)),
         environments=_environments(seen),
         clips=_clips(seen),
-        figures=list(_figures(experiment.out / "figures")),
+        figures=list(_pictures(pictures, folder)),
+        large_figures=[str(stem.relative_to(folder)) for stem in large],
     )
     return _as_json(data)
 
@@ -212,7 +215,7 @@ def _tables(
 
 def _table(records: tables.Records, reference: str | None) -> dict:
     frame = tables.summarise(records)
-    methods = list(dict.fromkeys(frame["method"]))
+    methods = list(dict.fromkeys(frame.loc[frame["seeds"] > 0, "method"]))
     first = reference if reference in methods else methods[0]
     compared = {}
     for method in [first] if records.head else methods:
@@ -549,22 +552,35 @@ def _strangers(experiment: Experiment) -> Iterator[str]:
         )
 
 
-def _figures(folder: Path) -> Iterator[dict]:
-    """Pictures in the folder, of SVG and PNG the smaller one, while there is room."""
+_PICTURES = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def _figures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Pictures that the page has room for, and what it has none for.
+
+    Returns:
+        Files, of SVG and PNG the smaller one; paths without suffix.
+    """
     left = _ALL_FIGURES_BYTES
-    kinds = {".svg": "image/svg+xml", ".png": "image/png"}
-    paths = sorted(p for p in folder.rglob("*") if p.suffix in kinds)
+    paths = sorted(p for p in folder.rglob("*") if p.suffix in _PICTURES)
     paths.sort(key=lambda path: path.stat().st_size)
-    chosen: dict[Path, Path] = {}
+    smallest = {path.with_suffix(""): path for path in reversed(paths)}
+    chosen, large = [], []
+    for stem, path in reversed(smallest.items()):
+        size = path.stat().st_size
+        if size <= min(left, _FIGURE_BYTES):
+            chosen.append(path)
+            left -= size
+        else:
+            large.append(stem)
+    return sorted(chosen), sorted(large)
+
+
+def _pictures(paths: Sequence[Path], folder: Path) -> Iterator[dict]:
     for path in paths:
-        fits = path.stat().st_size <= min(left, _FIGURE_BYTES)
-        if fits and path.with_suffix("") not in chosen:
-            chosen[path.with_suffix("")] = path
-            left -= path.stat().st_size
-    for stem, path in sorted(chosen.items()):
         content = base64.b64encode(path.read_bytes()).decode()
-        address = f"data:{kinds[path.suffix]};base64,{content}"
-        yield dict(name=str(stem.relative_to(folder)), address=address)
+        address = f"data:{_PICTURES[path.suffix]};base64,{content}"
+        yield dict(name=str(path.with_suffix("").relative_to(folder)), address=address)
 
 
 # ---------------------------------------------------------------------------- page

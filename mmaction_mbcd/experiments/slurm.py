@@ -118,9 +118,13 @@ class Request:
             if value is not None and value < least:
                 raise UsageError(f"Slurm: {name} is {least} or more, got {value}")
 
+    @property
+    def cores(self) -> int:
+        """Of the job."""
+        return self.cpus or (4 * self.gpus or 2)
+
     def parameters(self) -> dict:
         """Of :class:`submitit.SlurmExecutor`."""
-        cpus = self.cpus or (4 * self.gpus or 2)
         more = dict(self.more)
         if "no-requeue" not in more and "no_requeue" not in more:
             more.setdefault("requeue", True)  # whatever the cluster's default is
@@ -132,13 +136,13 @@ class Request:
             qos=self.qos,
             gpus_per_node=self.gpus or None,
             ntasks_per_node=1,  # torchrun starts the others
-            cpus_per_task=cpus,
+            cpus_per_task=self.cores,
             mem=self.memory,
             # At a quarter of a short limit: Slurm's clock ticks every half minute.
             signal_delay_s=min(_WARNING, 15 * self.minutes),
             array_parallelism=self.at_a_time or _ARRAY,
             # From 22.05 on srun does not take it from the job.
-            srun_args=[f"--cpus-per-task={cpus}"],
+            srun_args=[f"--cpus-per-task={self.cores}"],
             additional_parameters=more,
         )
         given = {name: value for name, value in known.items() if value is not None}

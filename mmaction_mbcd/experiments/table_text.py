@@ -109,10 +109,10 @@ def caption(frame: pd.DataFrame, intervals: bool = True) -> str:
         where["in_domain"] += ", which also chose the epoch: somewhat too high"
     seeds = sorted(set(frame["seeds"]) - {0})
     text = f"Top-1 % on {where[evaluation]}; checkpoint: {RULE_NAMES[rule]}. "
-    spread = "to".join(f" {n} " for n in (seeds[0], seeds[-1]) if seeds)
-    if len(seeds) == 1:
-        spread = f" {seeds[0]} "
-    text += f"Mean of{spread}seed{'s' * (seeds[-1] > 1)}"
+    if not seeds:
+        return text + "No run of it is finished yet."
+    spread = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    text += f"Mean of {spread} seed{'s' * (seeds[-1] > 1)}"
     if seeds[-1] > 1:
         text += " ± their standard deviation (n - 1)"
     if intervals:
@@ -269,6 +269,8 @@ def latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     lines = []
     for layout in Layout.of(frame):
         text = " ".join([f"{layout.title}: {caption(layout.frame)}", *notes])
+        if (layout.frame["seeds"] < layout.frame["wanted"]).any():
+            text += " A number in parentheses: of so few seeds."
         lines += _latex_table(layout, text, _latex_cell)
         if has_reference(layout.frame):
             text = f"{layout.title}: {difference_caption(layout.frame)}"

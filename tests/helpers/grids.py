@@ -55,12 +55,14 @@ class FakeGrid:
     student: Sequence[str] = ("mbcd",)
     reference: str | None = None
     dataset: str = "synth_action"
+    others: Sequence[str] = ()
+    """Further data sets, with the same domains."""
 
     def plan(self) -> Experiment:
         """The experiment, with no run begun."""
         self.out.mkdir(parents=True, exist_ok=True)
         content = dict(
-            datasets=[self.dataset],
+            datasets=[self.dataset, *self.others],
             methods=list(self.methods),
             seeds=list(self.seeds),
             select=list(self.rules),
@@ -78,13 +80,14 @@ class FakeGrid:
         """Of all runs."""
         return [
             RunSpec(
-                dataset=self.dataset,
+                dataset=dataset,
                 method=method,
-                config=f"configs/mbcd/{self.dataset}/{method}.py",
+                config=f"configs/mbcd/{dataset}/{method}.py",
                 seed=seed,
                 target=(target,),
                 settings=("lr=0.01",),
             )
+            for dataset in (self.dataset, *self.others)
             for target in self.targets or self.domains
             for method in self.methods
             for seed in self.seeds

@@ -3,6 +3,7 @@
 import copy
 import json
 import resource
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -447,6 +448,26 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
     assert tool.main(again) == 0
     assert [path.stat().st_mtime_ns for path in files] == times
     assert numbers(tmp_path) == before
+    # Kept predictions, such as a grid's, say the same without a checkpoint.
+    kept = shutil.copy(tmp_path / "predictions" / "clean.npz", tmp_path / "kept.npz")
+    assert tool.main(["--predictions", str(kept)]) == 0
+    assert "Detection of misclassification" in capsys.readouterr().out
+    del before["missing"]
+    assert numbers(tmp_path / "kept_evaluation") == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--suites", "missing"], "missing: kept predictions are of the clean data"),
+        (["--modalities", "video"], "--modalities: predictions are of one model"),
+        (["a.py", "b.pth"], "stands in place of config and checkpoint"),
+        (["--suites", "accuracy"], "nowhere.npz"),
+    ],
+)
+def test_what_kept_predictions_cannot_say(tool, tmp_path, capsys, args, message):
+    given = ["--predictions", str(tmp_path / "nowhere.npz"), *args]
+    assert message in refusal(tool, given, capsys)
 
 
 @pytest.mark.long

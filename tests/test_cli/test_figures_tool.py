@@ -76,6 +76,23 @@ def test_modalities_by_the_tool_equal_the_runs_own_validation(repo, trained, tmp
         assert found["student", head] == pytest.approx(logged[f"student/{key}/top1"])
 
 
+def test_shift_of_several_runs(trained, tmp_path):
+    """Figure 1(b); noise grows, and what no clip has is not drawn twice alike."""
+    runs = [f"{weights}={trained}@{weights}" for weights in ("teacher", "student")]
+    data = figure("shift", *runs, out=tmp_path, clips=4, levels=[0.5, 8.0])
+    assert set(data["run"]) == {"teacher", "student"} and (data["N"] == 4).all()
+    keys = ["run", "shifted", "level"]
+    fused = data[data["head"] == "fused"].set_index(keys)["top1"]
+    assert len(fused) == 2 * 3 * 3 and fused.index.is_unique
+    for name in ("teacher", "student"):  # the clean data are the same for all
+        assert fused[name].xs(0.0, level="level").nunique() == 1
+    alone = data[data["head"] == "audio"].set_index(keys)["top1"]
+    for level in (0.5, 8.0):  # noise elsewhere leaves a modality's own head alone
+        assert alone["teacher", "video", level] == alone["teacher", "video", 0.0]
+    with pytest.raises(UsageError, match="one of the target's test clips"):
+        figure("shift", *runs, out=tmp_path, roles=["source"])
+
+
 @pytest.mark.long
 def test_shapley_on_a_choice_of_clips(trained, tmp_path):
     data = figure("shapley", f"MBCD={trained}", out=tmp_path, clips=6, roles=["source"])

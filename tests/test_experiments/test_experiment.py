@@ -70,7 +70,7 @@ def test_it_is_found_again_with_the_same_runs(tmp_path, keys):
 
 def test_the_processes_of_a_run_are_found_again(tmp_path, keys):
     """A job in a queue reads them: its run's identity is of that many."""
-    made = Experiment(Grid.of(keys), tmp_path, ROOT, processes=2)
+    made = Experiment(Grid.of(keys), tmp_path, ROOT, gpus_per_job=2)
     made.resolve()
     made.write()
     found = Experiment.open(tmp_path, ROOT)
@@ -82,13 +82,22 @@ def test_the_processes_of_a_run_are_found_again(tmp_path, keys):
 
 
 def test_gpus_per_job_are_as_before_unless_said(tmp_path, keys):
-    made = Experiment(Grid.of(keys), tmp_path, ROOT, processes=2)
+    made = Experiment(Grid.of(keys), tmp_path, ROOT, gpus_per_job=2)
     made.resolve()
     made.write()
-    for given, expected in (([], 2), (["--gpus-per-job", "1"], 1)):
+    none = ["--gpus-per-job", "0"]
+    for given, expected in (
+        ([], 2),
+        (["--gpus-per-job", "1"], 1),
+        (none, 0),
+        ([], 0),  # which is said once
+    ):
         args = tool.parse_args(["run", "--out", str(tmp_path), *given])
         tool._as_before(args)
-        assert tool.load(args).processes == expected
+        found = tool.load(args)
+        assert found.gpus_per_job == expected
+        assert found.processes == max(1, expected)
+        found.write()
 
 
 def test_a_changed_config_is_another_folder_and_the_old_one_a_stranger(tmp_path, keys):

@@ -102,6 +102,13 @@ def test_threads_of_the_user(monkeypatch, value, threads, workers):
     assert shares(1, [], cores=8) == [Share(threads, workers, None, 1)]
 
 
+def test_jobs_that_see_no_gpu(monkeypatch):
+    monkeypatch.setattr(local.torch.cuda, "device_count", lambda: 4)
+    (share, other) = shares(2, per_job=0, cores=8)
+    assert share == other == Share(2, 2, (), 1)
+    assert share.environment()["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_what_this_process_may_use(monkeypatch):
     monkeypatch.setattr(local, "usable_cores", lambda: 6)
     monkeypatch.setattr(local.torch.cuda, "device_count", lambda: 0)
@@ -116,8 +123,9 @@ def test_what_this_process_may_use(monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (dict(jobs=0), "are 1 or more, got 0, 1"),
-        (dict(per_job=0), "are 1 or more, got None, 0"),
+        (dict(jobs=0), "jobs are 1 or more, got 0"),
+        (dict(per_job=-1), "or 0 for the CPU; got -1"),
+        (dict(gpus=["3"], per_job=0), "or 0 for the CPU; got 0 of the GPUs 3"),
         (dict(gpus=["0"], per_job=2), "2 GPUs per job were asked for, there are 1"),
         (dict(gpus=[], per_job=2), "2 GPUs per job were asked for, there are 0"),
     ],

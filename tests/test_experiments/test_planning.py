@@ -1,14 +1,17 @@
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from mmaction_mbcd.experiments import planning
+from mmaction_mbcd.experiments import local, planning
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
 from mmaction_mbcd.experiments.job import Share
-from tests_support import ROOT
+from tests_support import ROOT, load_tool
+
+tool = load_tool("experiment")
 
 
 def experiment(data, out, **changes):
@@ -139,6 +142,58 @@ def test_what_is_shown(tiny_data, tmp_path):
     said = planning.headline(found, 2)
     assert said.endswith("about 10 min with 2 jobs at a time, 10 MB of checkpoints")
     assert planning.table(found, 2).row_count == 1
+
+
+@pytest.mark.long
+def test_steps_that_are_really_made(tiny_data, tmp_path, capsys):
+    """By the verb, with a training and its data, then known without another."""
+    line = ["plan", "--datasets", "synth_action", "--methods", "erm", "--targets",
+            "sketch", "--data-root", str(tiny_data), "--out", str(tmp_path),
+            "--jobs", "1",
+            "--cfg-options", "train_dataloader.batch_size=8"]  # fmt: skip
+    assert tool.main(line) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 runs to do, 0 done: 48 steps, about" in shown
+    assert "with 1 job at a time" in shown and "MB of checkpoints" in shown
+    known = json.loads((tmp_path / planning.MEASURED_FILE).read_text())
+    (found,) = known.values()
+    assert 0 < found["step"] < 60 and 0 < found["clip"] < 60
+    assert found["checkpoint"] > 1e5
+    began = time.monotonic()
+    assert tool.main(line) == 0
+    assert time.monotonic() - began < 30
+    assert json.loads((tmp_path / planning.MEASURED_FILE).read_text()) == known
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "shown", "measured"),
+    [
+        (["--cpus", "3"], 1, "with 4 jobs at a time", Share(1, 2, ("0",), 1)),
+        (["--jobs", "2"], 1, "with 2 jobs at a time", Share(1, 3, ("0",), 1)),
+        (["--gpus-per-job", "0"], 1, "with 4 jobs at a time", Share(1, 1, (), 1)),
+        (["--gpus-per-job", "2"], 1, "a job has 2 GPUs, and this machine", None),
+    ],
+)
+def test_slurms_jobs_are_planned_as_it_gets_them(
+    tiny_data, tmp_path, capsys, monkeypatch, options, gpus, shown, measured
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local.torch.cuda, "device_count", lambda: gpus)
+    seen = []
+
+    def measure(experiment, needs, share, **kwargs):
+        seen.append(share)
+        for need in needs:
+            need.seconds, need.bytes, need.kept = 60.0, 10, 1
+        return []
+
+    monkeypatch.setattr(tool.planning, "measure", measure)
+    line = ["plan", "--datasets", "synth_action", "--methods", "erm", "ema",
+            "--targets", "sketch", "--seeds", "0", "1", "--data-root", str(tiny_data),
+            "--out", str(tmp_path), "--slurm", "--time", "60", *options]  # fmt: skip
+    assert tool.main(line) == 0
+    assert shown in " ".join(capsys.readouterr().out.split())
+    assert seen == ([measured] if measured else [])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from helpers.grids import FakeGrid
+from mmaction_mbcd.analysis.run_folders import Run
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.evaluation import Predictions
+from mmaction_mbcd.experiments import grid_figures
 from mmaction_mbcd.experiments.tables import Place, read_records, summarise
 from tests_support import load_tool
 
@@ -199,6 +201,51 @@ def test_a_reference_that_has_not_run_yet_is_said(tmp_path, capsys):
             grid.finish(run)
     assert tool.main(["table", "--out", str(tmp_path)]) == 0
     assert "no differences: the reference 'mbcd' has no" in capsys.readouterr().out
+
+
+def test_a_data_set_of_which_nothing_has_run_yet(tmp_path, capsys):
+    grid = FakeGrid(tmp_path, others=("hac",), reference="erm", names=dict(erm="E"))
+    for run in grid.plan().runs:
+        if run.spec.dataset == "synth_action":
+            grid.finish(run)
+    assert tool.main(["table", "--out", str(tmp_path)]) == 0
+    assert "No run of it is finished yet." in capsys.readouterr().out
+    text = (tmp_path / "tables" / "target_source.md").read_text()
+    first, second = text.split("### hac")
+    assert "Mean of 2 seeds" in first and "No run of it is finished yet." in second
+    assert second.count("| missing |") >= 2 and "nan" not in second
+    assert tool.main(["report", "--out", str(tmp_path)]) == 0
+
+
+def test_figures_are_of_the_epochs_that_the_grid_chose(tmp_path, monkeypatch):
+    """Whatever the rule; the checkpoint is the one that a finished run keeps."""
+    grid = FakeGrid(tmp_path, rules=("last", "source"), targets=("studio",))
+    experiment = grid.finished()
+    for run in experiment.runs:
+        (run.folder.path / "epoch_3.pth").touch()
+    seen = []
+
+    def make_figure(kind, runs, options):
+        seen.append(runs)
+        return [], None
+
+    monkeypatch.setattr(grid_figures, "make_figure", make_figure)
+    for options in ([], ["--rule", "source"]):
+        tool.main(["figures", "--out", str(tmp_path), "--kinds", "shift", *options])
+    folder = experiment.runs[0].folder.path
+    assert seen[0][0] == Run(
+        "erm", folder, folder / "epoch_3.pth", None, folder / "predictions_last.npz"
+    )
+    assert seen[1][0].predictions == folder / "predictions_source.npz"
+    # Its epoch is another one, whose checkpoint is gone.
+    chosen = experiment.runs[0].folder.results("source")["epoch"]
+    assert seen[1][0].file == (folder / "epoch_3.pth" if chosen == 3 else None)
+
+
+def test_figures_of_a_grid_without_the_source_rule(tmp_path, capsys):
+    FakeGrid(tmp_path, rules=("last",), targets=("studio",)).finished()
+    line = ["figures", "--out", str(tmp_path), "--kinds", "modalities"]
+    assert tool.main(line) == 0, capsys.readouterr().out
 
 
 def test_figures_of_each_target(tmp_path, capsys):

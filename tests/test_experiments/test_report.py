@@ -231,16 +231,29 @@ def test_failures_and_damage_leave_the_rest(tmp_path):
     assert "no memory" in page and failure["log"] in page
 
 
-def test_pictures_of_the_folder_are_in_the_page(finished, tmp_path):
+def test_pictures_of_the_folder_are_in_the_page(tmp_path):
+    experiment = FakeGrid(tmp_path, targets=("studio",), seeds=(0,)).finished()
     folder = tmp_path / "figures"
     folder.mkdir()
     (folder / "flatness.svg").write_text("<svg/>")
     (folder / "flatness.png").write_bytes(b"\x89PNG, and larger")
     (folder / "huge.png").write_bytes(bytes(report._FIGURE_BYTES + 1))
-    (picture,) = report._figures(folder)
+    data = report.gather(experiment)
+    (picture,) = data["figures"]
     assert picture == dict(
         name="flatness", address="data:image/svg+xml;base64,PHN2Zy8+"
     )
+    assert data["large_figures"] == ["huge"]
+    assert "in the folder <code>figures</code>: huge." in report.render(data)
+
+
+def test_the_page_has_room_for_so_many_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_ALL_FIGURES_BYTES", 10)
+    for name, size in (("a", 6), ("b", 3), ("c", 2), ("d", 1)):
+        (tmp_path / f"{name}.png").write_bytes(bytes(size))
+    chosen, large = report._figures(tmp_path)
+    assert [path.name for path in chosen] == ["b.png", "c.png", "d.png"]
+    assert large == [tmp_path / "a"]
 
 
 # ----------------------------------------------------------------------------- page

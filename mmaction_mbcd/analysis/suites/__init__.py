@@ -9,7 +9,7 @@ from .base import Suite, Table
 from .calibration import Calibration
 from .corruptions import Corruptions
 from .detection import Detection
-from .evaluation import evaluate
+from .evaluation import evaluate, evaluate_kept
 from .missing import MissingModality
 from .ood import OutOfDistribution
 from .readings import Subject
@@ -27,4 +27,5 @@ __all__ = [
     "Suite",
     "Table",
     "evaluate",
+    "evaluate_kept",
 ]

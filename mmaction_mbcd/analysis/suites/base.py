@@ -43,6 +43,11 @@ class Suite(ABC):
 
     name: ClassVar[str]
 
+    @classmethod
+    def needs_clean_alone(cls) -> bool:
+        """Whether kept predictions of the clean data are all that it reads."""
+        return cls.readings is Suite.readings
+
     def readings(self, subject: Subject) -> list[Reading]:
         """What has to be read: the clean data, unless a suite says more.
 

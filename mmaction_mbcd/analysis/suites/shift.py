@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,43 +60,73 @@ def measure_shift(
     return pd.DataFrame(rows)
 
 
-def draw_shift(data: pd.DataFrame, path: Path) -> None:
-    """A panel for each shifted modality, a line for each head.
+def draw_shift(data: pd.DataFrame, path: Path, by: str = "head") -> list[Path]:
+    """A panel for each shifted modality, a line for each head or run.
 
     Args:
-        data: Of :func:`measure_shift`.
+        data: Of :func:`measure_shift`; with a column run, if lines are runs.
         path: Without suffix.
+        by: ``'head'``, or ``'run'``: of the fused head.
+
+    Returns:
+        The files: ``.png``, ``.svg`` and ``.csv``.
     """
-    names = list(data["shifted"].unique())
+    whole, names = data, list(data["shifted"].unique())
+    if by == "run":
+        data = data[data["head"] == "fused"]
     places = {level: place for place, level in enumerate(sorted(set(data["level"])))}
     with figure_style():
         figure, axes = panels(1, len(names), sharey=True)
         for ax, name in zip(axes[0], names, strict=True):
-            _draw_heads(ax, data[data["shifted"] == name], places)
+            _draw_lines(ax, data[data["shifted"] == name], by, places)
             ax.set_title(f"noise in {name}")
             ax.set_xlabel("shift level (noise / signal)")
         axes[0, 0].set_ylabel("top-1 %")
         shared_legend(figure, axes.flat)
         count = data["N"].iloc[0]
         caption(figure, f"In standard deviations. N = {count}, band: 95 % interval.")
-        save_figure(figure, path, data)
+        return save_figure(figure, path, whole)
 
 
-def _draw_heads(ax: Axes, own: pd.DataFrame, places: Mapping[float, int]) -> None:
-    heads = list(own["head"].unique())
-    palette = colours(heads[1:]) | {"fused": "black"}
-    for head in heads:
-        rows = own[own["head"] == head]
+def _draw_lines(
+    ax: Axes, own: pd.DataFrame, by: str, places: Mapping[float, int]
+) -> None:
+    names = list(own[by].unique())
+    palette = colours(names)
+    if by == "head":
+        palette = colours(names[1:]) | {"fused": "black"}
+    for name in names:
+        rows = own[own[by] == name]
         x = [places[level] for level in rows["level"]]
-        fused = head == "fused"
-        ax.plot(x, 100 * rows["top1"], "o-", ms=3, lw=2 if fused else 1.2,
-                color=palette[head], label=head)  # fmt: skip
-        if fused:
-            ax.fill_between(x, 100 * rows["low"], 100 * rows["high"], color="black",
-                            alpha=0.12, lw=0)  # fmt: skip
+        banded = by == "run" or name == "fused"
+        ax.plot(x, 100 * rows["top1"], "o-", ms=3, lw=2 if banded else 1.2,
+                color=palette[name], label=name)  # fmt: skip
+        if banded:
+            ax.fill_between(x, 100 * rows["low"], 100 * rows["high"], alpha=0.12, lw=0,
+                            color=palette[name])  # fmt: skip
     # Equal steps: levels that double would crowd on the left.
     ax.set_xticks(list(places.values()), [f"{level:g}" for level in places])
     ax.set_ylim(0, 100)
+
+
+def pipelines(
+    subject: Subject, levels: Sequence[float], seed: int = 0
+) -> Iterator[tuple[tuple[str, float], list]]:
+    """Test pipelines with noise in one modality.
+
+    Args:
+        subject: Whose test data they are for.
+        levels: Ratios of the noise's standard deviation to the clip's own.
+        seed: Of the noise.
+
+    Yields:
+        ``(modality, level)`` and the transforms of that modality.
+    """
+    for modality in subject.modalities:
+        clean, kind = subject.pipelines[modality], subject.kind(modality)
+        for level in levels:
+            noise = dict(type="GaussianShift", level=level, seed=seed)
+            yield (modality, level), insert_corruption(clean, kind, noise)
 
 
 @dataclass
@@ -119,14 +149,9 @@ class ModalityShift(Suite):
     def readings(self, subject: Subject) -> list[Reading]:
         """The clean data, and every level in every modality."""
         readings = [subject.clean()]
-        for modality in subject.modalities:
-            for level in self.levels:
-                noise = dict(type="GaussianShift", level=level, seed=self.seed)
-                pipeline = insert_corruption(
-                    subject.pipelines[modality], subject.kind(modality), noise
-                )
-                name = _file_of(modality, level)
-                readings.append(subject.changed(name, modality, pipeline))
+        for (modality, level), pipeline in pipelines(subject, self.levels, self.seed):
+            name = _file_of(modality, level)
+            readings.append(subject.changed(name, modality, pipeline))
         return readings
 
     def report(
