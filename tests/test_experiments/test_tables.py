@@ -96,6 +96,23 @@ def test_best_is_marked_only_where_the_data_support_it():
     assert r"\textbf{" in table_text.latex(summarise(records(far)))
 
 
+def test_the_second_is_underlined_where_it_is_set_apart_from_those_below():
+    levels = {"erm": 0.3, "rna_net": 0.55, "mbcd": 0.8}
+    three = {m: {A: cell(drawn(x, 3, 300, i))}
+             for i, (m, x) in enumerate(levels.items())}  # fmt: skip
+    frame = summarise(records(three))
+    rows = table_text.markdown(frame).splitlines()[-3:]
+    assert ["**" in row for row in rows] == [False, False, True]
+    assert ["<u>" in row for row in rows] == [False, True, False]
+    lines = [x for x in table_text.latex(frame).splitlines() if x.endswith(r"\\")]
+    shown = {x.split(" & ")[0]: x for x in lines}
+    assert r"\underline{5" in shown["RNA-Net"] and r"\underline" not in shown["ERM"]
+    assert r"\textbf{" in shown["MBCD"]
+    level = three | {"erm": {A: cell(drawn(0.55, 3, 300, 0))}}
+    text = table_text.markdown(summarise(records(level)))
+    assert "**" in text and "<u>" not in text
+
+
 def test_a_missing_cell_is_said_and_has_no_average():
     whole = {A: cell([[1, 0, 1]]), B: cell([[1, 1]])}
     frame = summarise(records({"erm": whole, "mbcd": {A: cell([[1, 1, 1]])}}), "erm")
