@@ -36,7 +36,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmaction_mbcd import cli, scripts
-from mmaction_mbcd.analysis.figure_kinds import KINDS, FigureOptions
+from mmaction_mbcd.analysis.figure_kinds import FigureOptions
 from mmaction_mbcd.experiments import (
     grid_figures,
     local,
@@ -203,7 +203,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kinds",
         nargs="+",
-        choices=list(KINDS),
+        choices=grid_figures.ALL_KINDS,
         default=list(grid_figures.FROM_RECORDS),
         help="default: those that need no checkpoint",
     )

@@ -8,12 +8,21 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from ..analysis.curves import read_curves
 from ..analysis.figure_kinds import KINDS, FigureOptions, make_figure
 from ..analysis.run_folders import Run
+from ..analysis.seed_curves import average_curves, draw_seed_curves
 from ..errors import UsageError
 from .experiment import Experiment, PlannedRun
 
-FROM_RECORDS = ("curves", "modalities", "balance")
+OVER_SEEDS = "seeds"
+"""The kind that has all seeds in one figure: curves and their intervals."""
+
+ALL_KINDS = (*KINDS, OVER_SEEDS)
+
+FROM_RECORDS = ("curves", "modalities", "balance", OVER_SEEDS)
 """Kinds that read logs and kept predictions: no checkpoint is evaluated."""
 
 FOLDER = "figures"
@@ -32,7 +41,7 @@ def draw(
 
     Args:
         experiment: Its finished runs.
-        kinds: Keys of :data:`.figure_kinds.KINDS`.
+        kinds: Of :data:`ALL_KINDS`.
         seed: Whose runs; the grid's first if None.
         rule: Whose epochs; the grid's first if None, whose checkpoint a run keeps.
         options: Of the figures; their folder is set here.
@@ -44,10 +53,11 @@ def draw(
     Raises:
         UsageError: For a kind that is none, or if no run of the seed is finished.
     """
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
+    if unknown := [kind for kind in kinds if kind not in ALL_KINDS]:
         raise UsageError(
-            f"no figures of kind {', '.join(unknown)}; there are {', '.join(KINDS)}"
+            f"no figures of kind {', '.join(unknown)}; there are {', '.join(ALL_KINDS)}"
         )
+    seed = experiment.grid.seeds[0] if seed is None else seed
     groups = by_place(experiment, seed)
     if not groups:
         raise UsageError(
@@ -56,29 +66,53 @@ def draw(
     chosen = rule or experiment.grid.select[0]
     for place, planned in groups.items():
         runs = [_run(experiment, each, chosen) for each in planned]
-        place += f"_{rule}" if rule else ""
+        place += f"_seed{seed}" + (f"_{rule}" if rule else "")
         for kind in kinds:
+            if kind == OVER_SEEDS:
+                continue
             try:
                 yield from _draw(experiment, kind, place, runs, options)
             except UsageError as error:
                 yield f"no {kind} of {place}: {error}"
+            advance()
+    if OVER_SEEDS in kinds:
+        for place, planned in by_place(experiment).items():
+            yield from _draw_seeds(experiment, place, planned)
             advance()
 
 
 def by_place(
     experiment: Experiment, seed: int | None = None
 ) -> dict[str, list[PlannedRun]]:
-    """Finished runs of one seed that belong in one figure, by what they share."""
-    seed = experiment.grid.seeds[0] if seed is None else seed
+    """Finished runs of one seed, or of all, by the place that they share."""
     groups: dict[str, list[PlannedRun]] = {}
     for run in experiment.runs:
         spec = run.spec
-        if spec.purpose == "grid" and spec.seed == seed:
+        if spec.purpose == "grid" and seed in (None, spec.seed):
             if run.folder.state == "finished":
                 shared = (spec.dataset, "-".join(spec.modalities), spec.place)
-                name = "_".join([*filter(None, shared), f"seed{seed}"])
-                groups.setdefault(name, []).append(run)
+                groups.setdefault("_".join(filter(None, shared)), []).append(run)
     return groups
+
+
+def _draw_seeds(
+    experiment: Experiment, place: str, planned: Sequence[PlannedRun]
+) -> Iterator[Path | str]:
+    curves: dict[str, dict[int, pd.DataFrame]] = {}
+    for run in planned:
+        try:
+            frame = read_curves(run.folder.path)
+        except FileNotFoundError as error:
+            yield f"{run.folder.path.name} is not in {OVER_SEEDS} of {place}: {error}"
+            continue
+        curves.setdefault(run.spec.name, {})[run.spec.seed] = frame
+    if not curves:
+        return
+    reference = experiment.grid.reference
+    data = average_curves(curves, reference)
+    target = ", ".join(planned[0].spec.target) or "target"
+    name = re.sub(r"[^\w.+-]", "-", f"{place}_{OVER_SEEDS}")
+    yield from draw_seed_curves(data, experiment.out / FOLDER / name, reference, target)
 
 
 def _run(experiment: Experiment, planned: PlannedRun, rule: str) -> Run:

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 
 from helpers.grids import FakeGrid
+from mmaction_mbcd.analysis.curves import read_curves
 from mmaction_mbcd.analysis.run_folders import Run
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.evaluation import Predictions
@@ -240,6 +242,42 @@ def test_figures_are_of_the_epochs_that_the_grid_chose(tmp_path, monkeypatch):
     # Its epoch is another one, whose checkpoint is gone.
     chosen = experiment.runs[0].folder.results("source")["epoch"]
     assert seen[1][0].file == (folder / "epoch_3.pth" if chosen == 3 else None)
+
+
+def test_curves_over_seeds_are_students(tmp_path, capsys):
+    grid = FakeGrid(tmp_path, seeds=(0, 1, 2), reference="erm", targets=("street",))
+    experiment = grid.finished()
+    line = ["figures", "--out", str(tmp_path), "--kinds", "seeds"]
+    assert tool.main(line) == 0
+    stem = tmp_path / "figures" / "synth_action_to-street_seeds"
+    assert capsys.readouterr().out.count(str(stem)) == 3
+    data = pd.read_csv(f"{stem}.csv").set_index(["method", "quantity", "epoch"])
+    last = {
+        (r.spec.method, r.spec.seed): read_curves(r.folder.path).iloc[-1]
+        for r in experiment.runs
+    }
+    for role in ("source", "target"):
+        values = [last["mbcd", seed][f"{role}/top1"] for seed in (0, 1, 2)]
+        found = data.loc[("mbcd", role, 3)]
+        expected = ttest_1samp(values, 0).confidence_interval(0.95)
+        assert found["mean"] == pytest.approx(np.mean(values))
+        assert tuple(found[["low", "high"]]) == pytest.approx(tuple(expected))
+        assert found["seeds"] == 3 and found["N"] == (90 if role == "source" else 30)
+    pairs = [last["mbcd", s]["target/top1"] - last["erm", s]["target/top1"]
+             for s in (0, 1, 2)]  # fmt: skip
+    found = data.loc[("mbcd", "difference", 3)]
+    expected = ttest_1samp(pairs, 0).confidence_interval(0.95)
+    assert tuple(found[["low", "high"]]) == pytest.approx(tuple(expected))
+    assert ("erm", "difference", 3) not in data.index
+
+
+def test_one_seed_has_curves_without_a_band(tmp_path):
+    FakeGrid(tmp_path, seeds=(0,), targets=("street",)).finished()
+    line = ["figures", "--out", str(tmp_path), "--kinds", "seeds"]
+    assert tool.main(line) == 0
+    stem = tmp_path / "figures" / "synth_action_to-street_seeds"
+    data = pd.read_csv(f"{stem}.csv")
+    assert data["low"].isna().all() and set(data["quantity"]) == {"source", "target"}
 
 
 def test_figures_of_a_grid_without_the_source_rule(tmp_path, capsys):
