@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="evaluate on the held-out split of the source domains, not on the target",
     )
     _add_suite_options(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # options between the two as well
     if args.predictions is None and args.checkpoint is None:
         parser.error("give a config and a checkpoint, or --predictions FILE")
     if args.predictions is not None:

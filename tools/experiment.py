@@ -32,6 +32,7 @@ except KeyboardInterrupt:  # the import takes seconds
     sys.exit(130)
 
 import pandas as pd
+import torch
 from mmengine.config import DictAction
 from rich.console import Console
 
@@ -282,8 +283,8 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     jobs = jobs or max(1, len(found.needs))
     if share is None:
         console.print(
-            f"steps are not measured: a job has {args.gpus_per_job} GPUs, and this "
-            "machine has fewer; `plan` says the time where it has them"
+            "steps are not measured: this machine has not the GPUs that a job has; "
+            "`plan` says the time where it has them"
         )
     elif found.needs and not args.no_measure:
         total = planning.kinds(found.needs, share)
@@ -311,10 +312,10 @@ def _planned_share(
     if request is None:
         machine = _machine(args)
         return machine[0], len(machine)
-    try:
-        share = local.shares(1, None, request.gpus, request.cores)[0]
-    except ValueError:
-        share = None
+    elsewhere = any(key.replace("_", "-") in ("gres", "gpus") for key in request.more)
+    if elsewhere or request.gpus > torch.cuda.device_count():
+        return None, request.at_a_time
+    share = local.shares(1, None, request.gpus, request.cores)[0]
     return share, request.at_a_time
 
 

@@ -117,8 +117,8 @@ def _curves(runs: list[Run], options: FigureOptions):
     selected = {}
     for run in runs:
         chosen = run.file or best_checkpoint(run.folder)
-        epoch = None if chosen is None else epoch_of(chosen)
-        selected |= {} if epoch is None else {run.name: epoch}
+        epoch = run.epoch or (epoch_of(chosen) if chosen else None)
+        selected |= {run.name: epoch} if epoch else {}
     name = targets[0] if len(targets) == 1 else "target"
     files = draw_curves(frames, modalities, options.out / "curves", selected, name)
     table = correlation_table(frames)

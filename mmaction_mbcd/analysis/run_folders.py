@@ -30,6 +30,7 @@ class Run:
             :meth:`checkpoint`.
         weights: ``'teacher'`` or ``'student'``; the config's choice if None.
         predictions: What these weights say of every clip, if a grid has kept it.
+        epoch: That a grid's rule has chosen, also where its checkpoint is gone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Run:
     file: Path | None = None
     weights: str | None = None
     predictions: Path | None = None
+    epoch: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Run:

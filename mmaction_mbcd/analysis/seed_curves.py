@@ -32,15 +32,15 @@ def average_curves(
     Returns:
         Columns method, quantity (``'source'`` or ``'target'``: fused accuracy;
         ``'difference'``: the target's to that of the reference), epoch, seeds, N (clips
-        of the last one), mean, std (n - 1), low, high (95 %). Fractions; not-a-number
-        with one seed.
+        of the last validation; not of differences), mean, std (n - 1), low, high
+        (95 %). Fractions; the last three are not-a-number with one seed.
     """
     rows = []
     for method, own in curves.items():
         for role in _TITLES:
             found = {seed: frame.get(f"{role}/top1") for seed, frame in own.items()}
-            counts = [frame[f"{role}/N"].iloc[-1] for frame in own.values()
-                      if f"{role}/N" in frame]  # fmt: skip
+            counts = [n for frame in own.values() if f"{role}/N" in frame
+                      for n in frame[f"{role}/N"].dropna()]  # fmt: skip
             rows += _averaged(method, role, found, counts)
         if reference in curves and method != reference:
             pairs = _differences(own, curves[reference])
@@ -147,8 +147,12 @@ def _said(data: pd.DataFrame) -> str:
     least, most = int(data["seeds"].min()), int(data["seeds"].max())
     seeds = f"{least}" if least == most else f"{least} to {most}"
     text = f"Mean of {seeds} seed{'s' * (most > 1)}"
-    return text + (
-        "; band: 95 % interval for the choice of seeds, on the same clips."
-        if most > 1
-        else "."
+    return (
+        text
+        + (
+            "; band: 95 % interval for the choice of seeds, on the same clips."
+            if most > 1
+            else "."
+        )
+        + (" Where a seed ends, the mean is of the others." if least < most else "")
     )

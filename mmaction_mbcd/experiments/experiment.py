@@ -165,11 +165,13 @@ class Experiment:
             known |= dict(data=found.data, config=found.config)
         run.folder.record(known)
 
-    def record(self, run: PlannedRun) -> None:
+    def record(self, run: PlannedRun, share: Share | None = None) -> None:
         """Notes in a run's folder what it is, and on what it is started."""
         self.describe(run)
-        starts = run.folder.noted.get("starts", [])
-        run.folder.note(starts=[*starts, environment(self.repo)])
+        starts, here = run.folder.noted.get("starts", []), environment(self.repo)
+        if share is not None and share.devices == ():  # it sees none of them
+            here["gpu"] = None
+        run.folder.note(starts=[*starts, here])
 
     def job(self, run: PlannedRun, share: Share | None = None) -> Job:
         """What does a run."""
@@ -181,7 +183,7 @@ class Experiment:
             keep_checkpoints=self.grid.keep_checkpoints,
             left_out=[each.folder for each in self.left_out(run)],
             share=share or Share(),
-            record=functools.partial(self.record, run),
+            record=functools.partial(self.record, run, share),
         )
 
     def left_out(self, run: PlannedRun) -> list[PlannedRun]:

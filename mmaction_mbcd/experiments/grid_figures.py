@@ -51,26 +51,32 @@ def draw(
         The files, and in words what could not be drawn.
 
     Raises:
-        UsageError: For a kind that is none, or if no run of the seed is finished.
+        UsageError: For a kind that is none, a rule that the grid has not, or if no run
+            of the seed is finished.
     """
     if unknown := [kind for kind in kinds if kind not in ALL_KINDS]:
         raise UsageError(
             f"no figures of kind {', '.join(unknown)}; there are {', '.join(ALL_KINDS)}"
         )
-    seed = experiment.grid.seeds[0] if seed is None else seed
-    groups = by_place(experiment, seed)
-    if not groups:
+    rules = experiment.grid.select
+    if rule is not None and rule not in rules:
         raise UsageError(
-            f"no run of seed {seed} in {experiment.out} is finished: run it first"
+            f"the grid does not select by {rule!r}, but by {', '.join(rules)}: add it "
+            "to the grid and run it again; what is there is kept"
         )
-    chosen = rule or experiment.grid.select[0]
+    seed = experiment.grid.seeds[0] if seed is None else seed
+    groups, own = by_place(experiment, seed), [k for k in kinds if k != OVER_SEEDS]
+    if own and not groups:
+        raise UsageError(
+            f"no run of seed {seed} in {experiment.out} is finished: run it first, or "
+            "choose another --seed"
+        )
     for place, planned in groups.items():
-        runs = [_run(experiment, each, chosen) for each in planned]
+        runs = [_run(experiment, each, rule or rules[0]) for each in planned]
         place += f"_seed{seed}" + (f"_{rule}" if rule else "")
-        for kind in kinds:
-            if kind == OVER_SEEDS:
-                continue
+        for kind in own:
             try:
+                _refuse_what_is_gone(kind, runs)
                 yield from _draw(experiment, kind, place, runs, options)
             except UsageError as error:
                 yield f"no {kind} of {place}: {error}"
@@ -127,7 +133,21 @@ def _run(experiment: Experiment, planned: PlannedRun, rule: str) -> Run:
         folder.path,
         file,
         predictions=predictions if predictions.is_file() else None,
+        epoch=epoch,
     )
+
+
+def _refuse_what_is_gone(kind: str, runs: Sequence[Run]) -> None:
+    """No other epoch's weights stand in for those that the rule has chosen."""
+    for run in runs:
+        kept = run.predictions if kind == "modalities" else kind in FROM_RECORDS
+        if not kept and run.file is None:
+            epoch = "that was chosen" if run.epoch is None else run.epoch
+            raise UsageError(
+                f"{run.name}: the checkpoint of epoch {epoch} is gone; a finished run "
+                "keeps that of the grid's first rule, with `keep_checkpoints: all` "
+                "every one"
+            )
 
 
 def _draw(

@@ -416,8 +416,12 @@ class _Forked:
 
 
 def forked(line: Sequence[str], log: Path, changes: Mapping[str, str]) -> RunningTool:
-    """In a process that has done the imports already; for Python scripts."""
-    if not line[0].endswith(".py"):
+    """In a process that has done the imports already; for Python scripts.
+
+    MMEngine looks for GPUs as it is imported: a tool that is to see none imports it
+    anew.
+    """
+    if not line[0].endswith(".py") or changes.get("CUDA_VISIBLE_DEVICES") == "":
         return spawned(line, log, changes)
     threads = changes.get("OMP_NUM_THREADS")
     process = scripts.start_script(

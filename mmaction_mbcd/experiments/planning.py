@@ -204,7 +204,8 @@ def kinds(needs: Sequence[Need], share: Share) -> int:
 def _kind(run: PlannedRun, share: Share) -> str:
     spec = run.spec.alike
     what = [spec.dataset, spec.name, spec.modalities, spec.settings, spec.arguments]
-    return json.dumps([*what, share.threads, share.workers, share.processes])
+    part = [share.threads, share.workers, share.processes, bool(share.devices)]
+    return json.dumps([*what, *part])
 
 
 def _measured(

@@ -564,9 +564,11 @@ def _figures(folder: Path) -> tuple[list[Path], list[Path]]:
     left = _ALL_FIGURES_BYTES
     paths = sorted(p for p in folder.rglob("*") if p.suffix in _PICTURES)
     paths.sort(key=lambda path: path.stat().st_size)
-    smallest = {path.with_suffix(""): path for path in reversed(paths)}
+    smallest: dict[Path, Path] = {}
+    for path in paths:
+        smallest.setdefault(path.with_suffix(""), path)
     chosen, large = [], []
-    for stem, path in reversed(smallest.items()):
+    for stem, path in smallest.items():
         size = path.stat().st_size
         if size <= min(left, _FIGURE_BYTES):
             chosen.append(path)

@@ -269,8 +269,8 @@ def latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     lines = []
     for layout in Layout.of(frame):
         text = " ".join([f"{layout.title}: {caption(layout.frame)}", *notes])
-        if (layout.frame["seeds"] < layout.frame["wanted"]).any():
-            text += " A number in parentheses: of so few seeds."
+        if layout.frame["seeds"].between(1, layout.frame["wanted"] - 1).any():
+            text += " In parentheses: the number of seeds, where some are missing."
         lines += _latex_table(layout, text, _latex_cell)
         if has_reference(layout.frame):
             text = f"{layout.title}: {difference_caption(layout.frame)}"

@@ -260,7 +260,10 @@ def mixtures(runs: Sequence[PlannedRun]) -> Iterator[str]:
     starts = [start for run in runs for start in run.folder.noted.get("starts", [])]
     for name, title in (("revision", "revisions of the code"), ("gpu", "GPUs"),
                         ("processor", "processors")):  # fmt: skip
-        values = {start.get(name) for start in starts} - {None, ""}
+        values = {start.get(name) for start in starts}
+        if name == "gpu":
+            values = {value or "none" for value in values}
+        values -= {None, ""}
         if len(values) > 1:
             yield f"Runs are of several {title}: {', '.join(sorted(values))}."
     versions: dict[str, set[str]] = {}

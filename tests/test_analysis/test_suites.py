@@ -463,11 +463,25 @@ def test_the_tool_and_its_files(tool, tiny_data, checkpoint, clean, tmp_path, ca
         (["--modalities", "video"], "--modalities: predictions are of one model"),
         (["a.py", "b.pth"], "stands in place of config and checkpoint"),
         (["--suites", "accuracy"], "nowhere.npz"),
+        (["--predictions", __file__], "test_suites.py holds none that can be read"),
     ],
 )
 def test_what_kept_predictions_cannot_say(tool, tmp_path, capsys, args, message):
     given = ["--predictions", str(tmp_path / "nowhere.npz"), *args]
     assert message in refusal(tool, given, capsys)
+
+
+def test_a_folder_that_cannot_be_written_is_said_first(tool, tmp_path, capsys):
+    path = tmp_path / "kept.npz"
+    hand_made([0, 1], [0, 1]).save(path)
+    args = ["--predictions", str(path), "--out", "/proc/self"]
+    assert "error: --out /proc/self: " in refusal(tool, args, capsys)
+
+
+def test_options_may_stand_between_config_and_checkpoint(tool):
+    args = tool.parse_args(["a.py", "--in-domain", "b.pth", "--suites", "missing"])
+    assert (args.config, args.checkpoint) == ("a.py", "b.pth")
+    assert args.suites == ["missing"] and args.in_domain
 
 
 @pytest.mark.long

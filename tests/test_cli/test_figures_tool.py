@@ -1,11 +1,14 @@
 """From a real run's folder to figures."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from helpers.forked import run_script
+from mmaction_mbcd.analysis import figure_kinds
 from mmaction_mbcd.analysis.figure_kinds import FigureOptions, make_figure
+from mmaction_mbcd.analysis.run_folders import Run
 from mmaction_mbcd.errors import UsageError
 
 CONFIG = "configs/mbcd/synth_action/{}.py"
@@ -77,7 +80,7 @@ def test_modalities_by_the_tool_equal_the_runs_own_validation(repo, trained, tmp
 
 
 def test_shift_of_several_runs(trained, tmp_path):
-    """Figure 1(b); noise grows, and what no clip has is not drawn twice alike."""
+    """Figure 1(b): noise in one modality reaches it, and no other one's head."""
     runs = [f"{weights}={trained}@{weights}" for weights in ("teacher", "student")]
     data = figure("shift", *runs, out=tmp_path, clips=4, levels=[0.5, 8.0])
     assert set(data["run"]) == {"teacher", "student"} and (data["N"] == 4).all()
@@ -89,6 +92,15 @@ def test_shift_of_several_runs(trained, tmp_path):
     alone = data[data["head"] == "audio"].set_index(keys)["top1"]
     for level in (0.5, 8.0):  # noise elsewhere leaves a modality's own head alone
         assert alone["teacher", "video", level] == alone["teacher", "video", 0.0]
+    run = Run.parse(f"student={trained}@student")
+    few = FigureOptions(tmp_path, clips=4, levels=[0.5, 8.0])
+    clean, variants = figure_kinds._shifted(run, few)
+    assert set(variants) == {(m, x) for m in ("video", "audio", "flow")
+                             for x in (0.5, 8.0)}  # fmt: skip
+    for (noisy, level), said in variants.items():
+        for m in ("video", "audio", "flow"):
+            moved = np.abs(said.logits[m] - clean.logits[m]).max()
+            assert (moved > 0) == (m == noisy), (noisy, level, m)
     with pytest.raises(UsageError, match="one of the target's test clips"):
         figure("shift", *runs, out=tmp_path, roles=["source"])
 

@@ -384,6 +384,18 @@ def test_real_processes(tmp_path, monkeypatch, launch):
     assert tool.exitcode() == -signal.SIGKILL
 
 
+def test_a_tool_that_is_to_see_no_gpu_looks_for_itself(tmp_path):
+    """What has done the imports has looked already, perhaps at GPUs."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text("import sys; print('mmengine.device' in sys.modules)")
+    for devices, looked in ((None, "True"), ((), "False")):
+        tool = forked([str(script)], log, Share(devices=devices).environment())
+        end = time.monotonic() + 100
+        while tool.exitcode() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert log.read_text().split()[-1] == looked
+
+
 def test_exit_codes_while_others_start(tmp_path):
     """Threads that look at the same time; a lost code was read as 255."""
     script = tmp_path / "script.py"

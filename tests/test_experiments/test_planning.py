@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmaction_mbcd.experiments import local, planning
+from mmaction_mbcd.experiments import planning
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
 from mmaction_mbcd.experiments.job import Share
@@ -171,14 +172,21 @@ def test_steps_that_are_really_made(tiny_data, tmp_path, capsys):
         (["--cpus", "3"], 1, "with 4 jobs at a time", Share(1, 2, ("0",), 1)),
         (["--jobs", "2"], 1, "with 2 jobs at a time", Share(1, 3, ("0",), 1)),
         (["--gpus-per-job", "0"], 1, "with 4 jobs at a time", Share(1, 1, (), 1)),
-        (["--gpus-per-job", "2"], 1, "a job has 2 GPUs, and this machine", None),
+        (["--gpus-per-job", "2"], 1, "has not the GPUs that a job has", None),
+        ([], 0, "has not the GPUs that a job has", None),
+        (
+            ["--gpus-per-job", "0", "--sbatch", "gres=gpu:1"],
+            1,
+            "are not measured",
+            None,
+        ),
     ],
 )
 def test_slurms_jobs_are_planned_as_it_gets_them(
     tiny_data, tmp_path, capsys, monkeypatch, options, gpus, shown, measured
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(local.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     seen = []
 
     def measure(experiment, needs, share, **kwargs):

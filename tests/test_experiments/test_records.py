@@ -8,9 +8,11 @@ from scipy.stats import ttest_1samp
 from helpers.grids import FakeGrid
 from mmaction_mbcd.analysis.curves import read_curves
 from mmaction_mbcd.analysis.run_folders import Run
+from mmaction_mbcd.analysis.seed_curves import average_curves
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.evaluation import Predictions
 from mmaction_mbcd.experiments import grid_figures
+from mmaction_mbcd.experiments.run_folder import write_json
 from mmaction_mbcd.experiments.tables import Place, read_records, summarise
 from tests_support import load_tool
 
@@ -219,12 +221,15 @@ def test_a_data_set_of_which_nothing_has_run_yet(tmp_path, capsys):
     assert tool.main(["report", "--out", str(tmp_path)]) == 0
 
 
-def test_figures_are_of_the_epochs_that_the_grid_chose(tmp_path, monkeypatch):
+def test_figures_are_of_the_epochs_that_the_grid_chose(tmp_path, monkeypatch, capsys):
     """Whatever the rule; the checkpoint is the one that a finished run keeps."""
     grid = FakeGrid(tmp_path, rules=("last", "source"), targets=("studio",))
     experiment = grid.finished()
     for run in experiment.runs:
         (run.folder.path / "epoch_3.pth").touch()
+        (run.folder.path / "best_source_top1_epoch_1.pth").touch()  # of a killed run
+        chosen = run.folder.results("source") | dict(epoch=2)
+        write_json(run.folder.results_file("source"), chosen)
     seen = []
 
     def make_figure(kind, runs, options):
@@ -232,16 +237,24 @@ def test_figures_are_of_the_epochs_that_the_grid_chose(tmp_path, monkeypatch):
         return [], None
 
     monkeypatch.setattr(grid_figures, "make_figure", make_figure)
-    for options in ([], ["--rule", "source"]):
-        tool.main(["figures", "--out", str(tmp_path), "--kinds", "shift", *options])
+    line = ["figures", "--out", str(tmp_path), "--kinds"]
+    tool.main([*line, "shift"])
     folder = experiment.runs[0].folder.path
-    assert seen[0][0] == Run(
-        "erm", folder, folder / "epoch_3.pth", None, folder / "predictions_last.npz"
+    (runs,) = seen
+    assert runs[0] == Run("erm", folder, folder / "epoch_3.pth", None,
+                          folder / "predictions_last.npz", 3)  # fmt: skip
+    tool.main([*line, "modalities", "shift", "--rule", "source"])
+    (_, runs) = seen  # no other epoch's weights stand in for what is gone
+    assert runs[0] == Run("erm", folder, None, None,
+                          folder / "predictions_source.npz", 2)  # fmt: skip
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "no shift of synth_action_to-studio_seed0_source: erm: the checkpoint of"
+        in said
     )
-    assert seen[1][0].predictions == folder / "predictions_source.npz"
-    # Its epoch is another one, whose checkpoint is gone.
-    chosen = experiment.runs[0].folder.results("source")["epoch"]
-    assert seen[1][0].file == (folder / "epoch_3.pth" if chosen == 3 else None)
+    with pytest.raises(SystemExit):
+        tool.main([*line, "modalities", "--rule", "oracle"])
+    assert "does not select by 'oracle', but by last, source" in capsys.readouterr().err
 
 
 def test_curves_over_seeds_are_students(tmp_path, capsys):
@@ -269,6 +282,28 @@ def test_curves_over_seeds_are_students(tmp_path, capsys):
     expected = ttest_1samp(pairs, 0).confidence_interval(0.95)
     assert tuple(found[["low", "high"]]) == pytest.approx(tuple(expected))
     assert ("erm", "difference", 3) not in data.index
+
+
+def test_curves_of_seeds_that_differ():
+    """In length, in whether the target was watched, and in what they counted."""
+
+    def frame(source, target=None, count=None):
+        found = pd.DataFrame({"source/top1": source}, index=range(2, 2 + len(source)))
+        found["source/N"] = count or [10.0] * len(source)
+        if target is not None:
+            found["target/top1"] = target
+        return found
+
+    curves = dict(
+        a={0: frame([0.1, 0.3], [0.2, 0.4]), 1: frame([0.3], [0.4])},
+        b={0: frame([0.5, 0.5], count=[7.0, np.nan])},
+    )
+    data = average_curves(curves, "b").set_index(["method", "quantity", "epoch"])
+    assert data.loc[("a", "source")][["seeds", "mean"]].to_numpy().tolist() == [
+        [2, pytest.approx(0.2)], [1, pytest.approx(0.3)]]  # fmt: skip
+    assert data.loc[("b", "source", 2), "N"] == 7
+    assert set(data.index.get_level_values("quantity")) == {"source", "target"}
+    assert np.isnan(data.loc[("a", "target", 3), "low"])
 
 
 def test_one_seed_has_curves_without_a_band(tmp_path):

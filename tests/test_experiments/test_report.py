@@ -251,6 +251,8 @@ def test_the_page_has_room_for_so_many_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_ALL_FIGURES_BYTES", 10)
     for name, size in (("a", 6), ("b", 3), ("c", 2), ("d", 1)):
         (tmp_path / f"{name}.png").write_bytes(bytes(size))
+    # Of two files of a picture the smaller one counts, however large the other is.
+    (tmp_path / "d.svg").write_bytes(bytes(500))
     chosen, large = report._figures(tmp_path)
     assert [path.name for path in chosen] == ["b.png", "c.png", "d.png"]
     assert large == [tmp_path / "a"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -99,8 +100,13 @@ def evaluate_kept(
         )
     try:
         kept = Predictions.load(path)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise UsageError(f"--predictions: {error}") from error
+    except ValueError as error:
+        raise UsageError(
+            f"--predictions: {path} holds none that can be read: give a file that "
+            "tools/test.py --predictions, a grid or an evaluation has written"
+        ) from error
     _make(out)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     facts = kept.facts | dict(identity=dict(predictions=digest), clips=len(kept))
@@ -110,8 +116,9 @@ def evaluate_kept(
 def _make(out: Path) -> None:
     try:  # not only after an hour of reading
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
-        raise UsageError(f"--out: {error}") from error
+        raise UsageError(f"--out {out}: {error}") from error
 
 
 def _report(

@@ -74,11 +74,15 @@ def draw_shift(data: pd.DataFrame, path: Path, by: str = "head") -> list[Path]:
     whole, names = data, list(data["shifted"].unique())
     if by == "run":
         data = data[data["head"] == "fused"]
+    lines = list(data[by].unique())  # the same colours in every panel
+    palette = colours(lines)
+    if by == "head":
+        palette = colours([n for n in lines if n != "fused"]) | {"fused": "black"}
     places = {level: place for place, level in enumerate(sorted(set(data["level"])))}
     with figure_style():
         figure, axes = panels(1, len(names), sharey=True)
         for ax, name in zip(axes[0], names, strict=True):
-            _draw_lines(ax, data[data["shifted"] == name], by, places)
+            _draw_lines(ax, data[data["shifted"] == name], by, places, palette)
             ax.set_title(f"noise in {name}")
             ax.set_xlabel("shift level (noise / signal)")
         axes[0, 0].set_ylabel("top-1 %")
@@ -89,13 +93,13 @@ def draw_shift(data: pd.DataFrame, path: Path, by: str = "head") -> list[Path]:
 
 
 def _draw_lines(
-    ax: Axes, own: pd.DataFrame, by: str, places: Mapping[float, int]
+    ax: Axes,
+    own: pd.DataFrame,
+    by: str,
+    places: Mapping[float, int],
+    palette: Mapping[str, str],
 ) -> None:
-    names = list(own[by].unique())
-    palette = colours(names)
-    if by == "head":
-        palette = colours(names[1:]) | {"fused": "black"}
-    for name in names:
+    for name in own[by].unique():
         rows = own[own[by] == name]
         x = [places[level] for level in rows["level"]]
         banded = by == "run" or name == "fused"
