@@ -158,7 +158,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self.console.is_terminal:
-            self._live.start()
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *error: object) -> None:

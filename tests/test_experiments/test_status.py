@@ -1,5 +1,6 @@
 """How far a grid is: counts, forecasts and tables."""
 
+import io
 import time
 
 import pytest
@@ -188,6 +189,26 @@ def test_the_verb(mixed, capsys):
     code, text = verb(capsys, "status", "--out", mixed.out, "--all")
     assert code == 0 and text.startswith("6 runs: 2 finished, 1 running, 1 failed")
     assert text.count("seed") == 6 and "not of this grid" not in text
+
+
+def test_a_terminal_is_shown_what_changes_until_all_has_ended(experiment, monkeypatch):
+    """``status --watch``: the same place of the screen, again and again."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    looks = []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        for run in experiment.runs[: 2 * len(looks)]:
+            finish(run, train=60)
+
+    monkeypatch.setattr(tool.time, "sleep", sleep)
+    args = tool.parse_args(["status", "--watch", "--out", str(experiment.out)])
+    assert tool.show(args, console) == 0
+    assert len(looks) == 3  # six runs, two of which end between any two looks
+    text = screen.getvalue()
+    assert "6 runs: 6 waiting" in text and "6 runs: 6 finished" in text
+    assert "\x1b[" in text  # the cursor goes up, and writes over it
 
 
 def test_strangers_are_said(experiment, capsys):
