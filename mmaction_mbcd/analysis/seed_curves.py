@@ -33,7 +33,8 @@ def average_curves(
         Columns method, quantity (``'source'`` or ``'target'``: fused accuracy;
         ``'difference'``: the target's to that of the reference), epoch, seeds, N (clips
         of the last validation; not of differences), mean, std (n - 1), low, high
-        (95 %). Fractions; the last three are not-a-number with one seed.
+        (95 %, cut at what can be). Fractions; the last three are not-a-number with
+        one seed.
     """
     rows = []
     for method, own in curves.items():
@@ -67,7 +68,7 @@ def _averaged(
     known = {seed: values for seed, values in found.items() if values is not None}
     if not known:
         return []
-    rows = []
+    rows, least = [], -1.0 if quantity == "difference" else 0.0
     for epoch, values in pd.DataFrame(known).sort_index().iterrows():
         values = values.dropna().to_numpy()
         if not len(values):
@@ -79,7 +80,8 @@ def _averaged(
         rows.append(
             dict(method=method, quantity=quantity, epoch=int(epoch), seeds=len(values),
                  N=int(counts[-1]) if counts else np.nan, mean=values.mean(), std=std,
-                 low=values.mean() - half, high=values.mean() + half)
+                 low=np.maximum(values.mean() - half, least),
+                 high=np.minimum(values.mean() + half, 1.0))
         )  # fmt: skip
     return rows
 

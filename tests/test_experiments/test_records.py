@@ -304,6 +304,8 @@ def test_curves_of_seeds_that_differ():
     assert data.loc[("b", "source", 2), "N"] == 7
     assert set(data.index.get_level_values("quantity")) == {"source", "target"}
     assert np.isnan(data.loc[("a", "target", 3), "low"])
+    # Student's interval of 0.1 and 0.3 is wider than accuracies can be.
+    assert tuple(data.loc[("a", "source", 2), ["low", "high"]]) == (0, 1)
 
 
 def test_one_seed_has_curves_without_a_band(tmp_path):
