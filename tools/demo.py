@@ -49,7 +49,8 @@ def main() -> int:
         cfg_options=args.cfg_options,
         epochs=args.epochs,
     )
-    with one_line_errors():
+    advice = "the same command keeps the clips and trains anew"
+    with one_line_errors(lambda: advice):
         try:
             run_demo(options)
         except (RunError, ValueError) as error:
