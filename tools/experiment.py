@@ -110,8 +110,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-job",
         type=int,
         metavar="N",
-        help="through torchrun; part of what a run is; 0: on the CPU (default: as "
-        "before, or 1)",
+        help="through torchrun; more than one are part of what a run is; 0: on the CPU "
+        "(default: as before, or 1)",
     )
     _add_slurm(parser)
 
@@ -312,7 +312,7 @@ def _planned_share(
     if request is None:
         machine = _machine(args)
         return machine[0], len(machine)
-    elsewhere = any(key.replace("_", "-") in ("gres", "gpus") for key in request.more)
+    elsewhere = any(key.startswith(("gres", "gpus")) for key in request.more)
     if elsewhere or request.gpus > torch.cuda.device_count():
         return None, request.at_a_time
     share = local.shares(1, None, request.gpus, request.cores)[0]

@@ -39,9 +39,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     kind(
         "modalities",
         "accuracy of each modality beside the fused one (Figures 1(a) and 4)",
-        _add_clips,
-    )
-    own = kind("flatness", "loss increase at a distance (Figure 3)", _add_clips)
+        _add_clips, _add_roles,
+    )  # fmt: skip
+    held = _add_clips, _add_roles, _add_memory
+    own = kind("flatness", "loss increase at a distance (Figure 3)", *held)
     own.add_argument(
         "--gammas", nargs="+", type=_positive, metavar="G",
         help="radii (default: five up to half the weights' norm; with "
@@ -52,7 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--filter-normalised", action="store_true", dest="by_filter",
         help="each filter's direction is as long as the filter",
     )  # fmt: skip
-    own = kind("landscape", "loss over a plane of weights (Figure 1(c))", _add_clips)
+    own = kind("landscape", "loss over a plane of weights (Figure 1(c))", *held)
     own.add_argument(
         "--radius", type=_positive, default=1.0,
         help="half a side, in filter norms (default: 1)",
@@ -67,13 +68,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     own.add_argument(
         "--no-surface", action="store_false", dest="surface", help="contours alone"
     )
-    own = kind("embeddings", "t-SNE of the fused embeddings (Figure 6)", _add_clips)
+    own = kind("embeddings", "t-SNE of the fused embeddings (Figure 6)", *held)
     own.add_argument("--perplexity", type=_positive, default=30.0, help="default: 30")
     own.add_argument(
         "--neighbours", type=_count, default=5,
         help="of the nearest-neighbour accuracy (default: 5)",
     )  # fmt: skip
-    own = kind("balance", "speed, dropout and accuracy per modality", _add_clips)
+    own = kind("balance", "speed, dropout and accuracy per modality", *held)
     own.add_argument(
         "--gradients", action="store_true",
         help="also the gradient cosines of the checkpoints that are left, over source "
@@ -82,10 +83,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     own = kind("shift", "accuracy under noise in a modality (Figure 1(b))", _add_clips)
     own.add_argument(
         "--levels", nargs="+", type=_positive, metavar="LEVEL",
-        help="standard deviations of the noise, in those of the clip's input (default: "
-        "0.25 0.5 1 2 4)",
+        help="of the noise, as tools/evaluate.py has them",
     )  # fmt: skip
-    own = kind("shapley", "what each modality contributes", _add_clips)
+    own = kind("shapley", "what each modality contributes", *held)
     own.add_argument("--resamples", type=_count, default=2000, help="default: 2000")
     return parser.parse_args(argv)
 
@@ -97,14 +97,20 @@ def _add_clips(parser: argparse.ArgumentParser) -> None:
         help="of a folder: best by source validation (default), or the last",
     )  # fmt: skip
     parser.add_argument(
-        "--roles", nargs="+", choices=["source", "target"],
-        help="whose clips: the sources' validation, the target's test",
-    )  # fmt: skip
-    parser.add_argument(
         "--clips", type=_count, metavar="N",
         help="of each role, drawn once for all runs (default: all)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+
+
+def _add_roles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--roles", nargs="+", choices=["source", "target"],
+        help="whose clips: the sources' validation, the target's test",
+    )  # fmt: skip
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gigabytes", type=_positive, default=4.0,
         help="memory for the clips (default: 4)",

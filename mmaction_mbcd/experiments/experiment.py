@@ -140,8 +140,8 @@ class Experiment:
         text = yaml.safe_dump(_plain(content), sort_keys=False)
         replace_text(self.out / GRID_FILE, text)
         runs = [dict(spec=r.spec.describe(), digest=r.digest) for r in self.runs]
-        known = dict(processes=self.processes, gpus_per_job=self.gpus_per_job)
-        write_json(self.out / RUNS_FILE, known | dict(runs=runs))
+        known = dict(gpus_per_job=self.gpus_per_job, runs=runs)
+        write_json(self.out / RUNS_FILE, known)
 
     def check(self, run: PlannedRun) -> None:
         """Refuses a run whose config or data changed while it waited in a queue.

@@ -10,6 +10,7 @@ from mmaction_mbcd.experiments import planning
 from mmaction_mbcd.experiments.experiment import Experiment
 from mmaction_mbcd.experiments.grid import Grid
 from mmaction_mbcd.experiments.job import Share
+from mmaction_mbcd.experiments.local import run_here
 from tests_support import ROOT, load_tool
 
 tool = load_tool("experiment")
@@ -62,6 +63,24 @@ def test_a_removed_modality_is_said(tiny_data, tmp_path):
     found = planning.plan(experiment(data, tmp_path / "out"))
     assert not found.needs and "studio" in found.problems[0]
     assert "flow" in found.problems[0]
+
+
+@pytest.mark.long
+def test_data_that_is_removed_behind_the_plan_is_one_line(tiny_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    made = experiment(data, tmp_path / "out", seeds=[0])
+    made.write()
+    assert not planning.plan(made).problems
+    shutil.rmtree(data)
+    ends = []
+    run_here(
+        made, made.runs, [Share(threads=1, workers=0)], lambda *end: ends.append(end)
+    )
+    (run,) = made.runs
+    assert [what for _, what, _ in ends] == ["started", "failed"]
+    assert run.folder.state == "failed" and str(data) in run.folder.error()
+    assert "\n" not in run.folder.error()
 
 
 class Tool:
