@@ -136,7 +136,8 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     for age, name in ((20, "epoch_9.pth"), (10, "epoch_10.pth"), (0, "best_x.pth")):
-        torch.save(dict(name=name, weight=torch.arange(500.0)), folder / name)
+        weights = dict(weight=torch.arange(500.0), bias=torch.ones(3))
+        torch.save(dict(name=name, **weights), folder / name)
         when = 1_700_000_000 - age
         os.utime(folder / name, (when, when))
     (folder / "last_checkpoint").write_text(str(folder / "epoch_10.pth"))
@@ -208,7 +209,34 @@ def tensor_position(path):
     return path.read_bytes().index(np.arange(500, dtype=np.float32).tobytes()) + 700
 
 
+def directory_entry(path, name):
+    """Where an entry's record begins in the archive's directory."""
+    with zipfile.ZipFile(path) as archive:
+        start, stem = archive.start_dir, archive.namelist()[0].split("/")[0]
+    whole = f"{stem}/{name}".encode()
+    # Its name stands 46 bytes behind its beginning.
+    return path.read_bytes().index(whole, start) - 46
+
+
+def rename(path):
+    """One bit makes data/1 another data/0: nobody looks at the first one then."""
+    content = bytearray(path.read_bytes())
+    place = directory_entry(path, "data/1")
+    length = int.from_bytes(content[place + 28 : place + 30], "little")
+    content[place + 46 + length - 1] ^= 1
+    path.write_bytes(content)
+
+
+def mark_as_folder(path):
+    """torch reads nothing of it, and leaves what was in memory."""
+    content = bytearray(path.read_bytes())
+    content[directory_entry(path, "data/0") + 38] ^= 0x10
+    path.write_bytes(content)
+
+
 DAMAGES = {
+    "differ": rename,
+    "marked as a folder": mark_as_folder,
     "it is empty": lambda path: path.write_bytes(b""),
     "not a checkpoint": lambda path: path.write_text("<html>404</html>"),
     "ends after": lambda path: path.write_bytes(path.read_bytes()[:-400]),
