@@ -4,7 +4,8 @@ Decoding a few frames of H.264 means decoding all that they refer to. A frame st
 (``tools/data/pack.py`` makes it) holds each frame as an image of its own, in the size
 to which the pipelines resize it anyway, so that reading a clip is opening one file and
 decoding the frames that were sampled, and no others. Sound is read from its WAV files,
-which hold samples already: a part of one is one seek.
+which hold samples already: a part of one is one seek. Where that part is the same in
+every epoch, its spectrogram lies in the store as well (:mod:`.stored_sound`).
 
 A clip's file is a zip archive of images, uncompressed but for the images themselves,
 which any tool can open; its comment says in JSON what it was made of. The sources stay
@@ -20,7 +21,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import path as osp
 from typing import Any, NamedTuple
 
@@ -118,11 +119,14 @@ class StoreSettings:
         quality: Of JPEG, 1 to 100.
         short_sides: ``{modality: pixels}`` to which frames were made smaller, None
             where they have the size of the source.
+        spectrograms: ``{modality: how they were made}`` of sound; see
+            :func:`.stored_sound.signature`.
     """
 
     codec: str = "jpeg"
     quality: int = 92
     short_sides: Mapping[str, int | None] = field(default_factory=dict)
+    spectrograms: Mapping[str, list] = field(default_factory=dict)
 
     @property
     def lossless(self) -> bool:
@@ -134,9 +138,16 @@ class StoreSettings:
         return CODECS[self.codec][grey]
 
     def of(self, modality: str) -> list:
-        """What decides over a modality's frames, as an entry records it."""
+        """What decides over a modality's entries, as each records it."""
+        if modality in self.spectrograms:
+            return self.spectrograms[modality]
         quality = None if self.lossless else self.quality
         return [self.codec, quality, self.short_sides.get(modality)]
+
+    @property
+    def frames(self) -> StoreSettings:
+        """Of the frames alone: how spectrograms were made changes no value."""
+        return replace(self, spectrograms={})
 
     def describe(self) -> str:
         """In a few words, for a report."""
@@ -375,9 +386,13 @@ class FrameStore:
             )
 
     def open(
-        self, modality: str, clip: Clip, decode: Callable[[bytes, bool], np.ndarray]
-    ) -> StoredClip:
-        """Opens the entry of a clip.
+        self,
+        modality: str,
+        clip: Clip,
+        decode: Callable[[bytes, bool], np.ndarray],
+        optional: bool = False,
+    ) -> StoredClip | None:
+        """Opens the entry of a clip; with ``optional`` None if there is none.
 
         Raises:
             FrameStoreError: If there is none, or its source has changed.
@@ -387,12 +402,14 @@ class FrameStore:
         try:
             stored = StoredClip(path, decode)
         except FileNotFoundError:
+            if optional:
+                return None
             raise FrameStoreError(self._missing(path)) from None
         if stored.facts["settings"] != self.settings.of(modality):
             raise FrameStoreError(
                 f"{path} was made with {stored.facts['settings']} (codec, quality, "
-                f"short side), and {SETTINGS} says {self.settings.of(modality)}: "
-                f"{self.help}"
+                f"short side; of sound its transforms), and {SETTINGS} says "
+                f"{self.settings.of(modality)}: {self.help}"
             )
         self._refuse_stale(path, clip, stored.facts)
         return stored

@@ -25,6 +25,7 @@ from .presence import (
 from .reading_notes import Note, ReadingNotes
 from .sampler import SampleIndex
 from .seeding import seeded
+from .stored_sound import with_stored_spectrograms
 from .transforms import MissingModalityError, UnreadableMediaError
 
 SPLITS = {"full": ("train", "test"), "test": ("test",)}
@@ -221,6 +222,9 @@ class MultiModalDataset(BaseDataset):
         self.frame_store = FrameStore(frame_store, data_root) if frame_store else None
         for modality, transforms in self.pipelines.items() if self.frame_store else ():
             self.frame_store.check_pipeline(modality, transforms)
+            self.pipelines[modality] = with_stored_spectrograms(
+                transforms, self.frame_store, modality, sampling
+            )
         kwargs = {"data_prefix": {}, **kwargs}
         super().__init__(
             metainfo=metainfo, data_root=data_root, test_mode=use != "train", **kwargs

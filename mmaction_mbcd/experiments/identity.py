@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -155,7 +155,11 @@ def _stored(settings: Mapping) -> list[dict]:
     """How a data set's frames differ from its files', if they do."""
     root = settings.get("frame_store")
     store = StoreSettings.load(root) if root else None
-    return [] if store is None or store.lossless else [asdict(store)]
+    if store is None or store.lossless:
+        return []
+    # Spectrograms are stored without loss.
+    keys = ("codec", "quality", "short_sides")
+    return [{key: getattr(store, key) for key in keys}]
 
 
 def _unread(settings: Mapping) -> dict:

@@ -3,7 +3,8 @@
 Each clip is read by the transforms of the config's own datasets up to the one that
 decodes, so that what is stored is what training would have seen, and made smaller by
 the pipeline's own ``Resize`` where all pipelines begin with the same one. Images that
-have that size already (EPIC-Kitchens' frames) are taken over byte by byte.
+have that size already (EPIC-Kitchens' frames) are taken over byte by byte. Of sound
+whose part is the same in every epoch the spectrogram is stored.
 
 An entry gets its name when it is complete. The same command goes on after a kill, and
 makes again what a changed source has made stale.
@@ -36,7 +37,12 @@ from rich.table import Table
 
 from ..cli.data import quiet, set_datasets
 from ..cores import usable_cores
-from ..datasets import MultiModalDataset, UnreadableMediaError
+from ..datasets import (
+    MissingModalityError,
+    MultiModalDataset,
+    UnreadableMediaError,
+    stored_sound,
+)
 from ..datasets.frame_store import (
     FORMAT,
     SETTINGS,
@@ -51,6 +57,7 @@ from ..datasets.frame_store import (
     sampler_of,
 )
 from ..datasets.presence import is_there
+from ..datasets.stored_sound import signature, sound_of, spectrogram_steps
 from ..datasets.transforms.images import decode_image
 from ..errors import Terminated, UsageError, sigterm_raises
 from ..parallel import Outcome, run_parallel
@@ -184,6 +191,50 @@ class PackFrames:
         return dict(frames=len(numbers), components=len(parts))
 
 
+@dataclass(frozen=True)
+class PackSpectrogram:
+    """All of a pipeline: it makes a spectrogram, writes it, and leaves its bytes.
+
+    Attributes:
+        steps: The transforms that make it.
+        settings: Of the store.
+        root: The store.
+        data_root: The data set's folder.
+    """
+
+    steps: Sequence[Callable[[dict], dict]]
+    settings: StoreSettings
+    root: str
+    data_root: str
+
+    def __call__(self, results: dict) -> dict:
+        """Writes the entry of a clip; one that says so for a clip without sound.
+
+        Raises:
+            UnreadableMediaError: If it cannot be read.
+        """
+        modality = results["modality_key"]
+        clip = sound_of(results, results["filename"], self.steps)
+        path = Path(entry_path(self.root, self.data_root, modality, clip))
+        facts = dict(
+            format=FORMAT,
+            settings=self.settings.of(modality),
+            first=clip.first,
+            fps=0.0,
+            **made_of(clip),
+        )
+        try:
+            for step in self.steps:
+                results = step(results)
+            content, own = stored_sound.encode(results)
+        except MissingModalityError:
+            content, own = stored_sound.encode(None)
+        with complete(path) as new, zipfile.ZipFile(new, "w") as archive:
+            archive.writestr("spectrogram.npy", content)
+            finish(archive, facts | own | dict(frames=1, components=1))
+        return dict(results, audios=np.array([path.stat().st_size]))
+
+
 def encode_image(image: np.ndarray, suffix: str, quality: int) -> bytes:
     """One image as a file.
 
@@ -203,7 +254,16 @@ def encode_image(image: np.ndarray, suffix: str, quality: int) -> bytes:
 
 def made_of(clip: Clip) -> dict:
     """What an entry says of its sources."""
-    return dict(stamp=clip.stamp(), sha256=clip.digest())
+    stamp = clip.stamp()
+    if clip.template:
+        return dict(stamp=stamp, sha256=clip.digest())
+    return dict(stamp=stamp, sha256=_digest_at(clip.files, str(stamp)))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_at(files: tuple[str, ...], stamp: str) -> str:
+    """Of files that many clips may share: read once, while they are the same."""
+    return Clip(files).digest()
 
 
 @contextmanager
@@ -242,7 +302,8 @@ def store_settings(
     """The settings of a store for a config.
 
     Frames get the size with which all pipelines of a modality begin; where they differ,
-    or one begins otherwise, they keep that of the source.
+    or one begins otherwise, they keep that of the source. Spectrograms are stored where
+    all pipelines make them alike, of the same part of the sound in every epoch.
 
     Raises:
         UsageError: As :func:`.check.build_datasets`, or for a quality out of range.
@@ -250,6 +311,7 @@ def store_settings(
     if not 1 <= quality <= 100:
         raise UsageError(f"--quality: from 1 to 100, got {quality}")
     sizes: dict[str, set[int | None]] = {}
+    sounds: dict[str, list[list]] = {}
     with quiet():
         datasets = [dataset for *_, dataset in build_datasets(without_store(cfg))]
     for dataset in datasets:
@@ -257,8 +319,17 @@ def store_settings(
             if dataset.MODALITY_TYPES[modality] != "Audio":
                 found = sizes.setdefault(modality, set())
                 found.add(leading_short_side(transforms))
+            else:
+                steps = spectrogram_steps(transforms)
+                made = signature(steps, dataset.sampling) if steps else None
+                sounds.setdefault(modality, []).append(made)
     one = {m: found.pop() if len(found) == 1 else None for m, found in sizes.items()}
-    return StoreSettings(codec, quality, one)
+    same = {
+        modality: first
+        for modality, (first, *others) in sounds.items()
+        if first is not None and all(other == first for other in others)
+    }
+    return StoreSettings(codec, quality, one, same)
 
 
 def without_store(cfg: Config) -> Config:
@@ -271,7 +342,7 @@ def without_store(cfg: Config) -> Config:
 def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
     """The entries of all clips that a config's data sets read, each once.
 
-    Clips without a modality have none, and sound has none.
+    Clips without a modality have none; sound has some if its spectrograms are stored.
 
     Raises:
         UsageError: As :func:`.check.build_datasets`.
@@ -284,7 +355,7 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
         alone = {
             m: _pickled(config, dataset, m, settings, str(root))
             for m in dataset.modalities
-            if m in settings.short_sides
+            if m in settings.short_sides or m in settings.spectrograms
         }
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
@@ -292,7 +363,10 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
                 files = info["files"].get(modality)
                 if files is None:
                     continue
-                clip = Clip.of(files, info.get("extras", {}).get(modality, {}))
+                if modality in settings.spectrograms:
+                    clip = sound_of(info, files, dataset.pipelines[modality])
+                else:
+                    clip = Clip.of(files, info.get("extras", {}).get(modality, {}))
                 if not all(map(is_there, clip.files)):
                     continue
                 item = Item(pickled, index, clip.files)
@@ -309,6 +383,10 @@ def _pickled(
     root: str,
 ) -> bytes:
     steps = dataset.pipelines[modality]
+    if modality in settings.spectrograms:
+        steps = spectrogram_steps(steps)
+        write = PackSpectrogram(steps, settings, root, dataset.data_root)
+        return pickle_alone(config, modality, [write])
     place = sampler_of(steps)
     small = settings.short_sides[modality] is not None
     resize = steps[place + 2] if small else None
@@ -432,7 +510,7 @@ def _refuse_other_settings(out: Path, settings: StoreSettings, overwrite: bool) 
     if overwrite or not file.exists() or not file.stat().st_size:
         return
     there = StoreSettings.load(str(out))
-    if there != settings:
+    if there.frames != settings.frames:
         raise UsageError(
             f"{out} was made as {there.describe()}, short sides {there.short_sides}; "
             f"this would be {settings.describe()}, {settings.short_sides}: name "
@@ -453,14 +531,27 @@ def _foresee(
             entry.path.relative_to(folder): entry
             for entry in entries_of(cfg, settings, Path(folder))
         }
-        wanted = [twins[entry.path.relative_to(out)] for entry in todo]
-        chosen = wanted[:: max(len(wanted) // _SAMPLED, 1)]
+        kinds: dict[str, list[Entry]] = {}
+        for entry in todo:
+            twin = twins[entry.path.relative_to(out)]
+            kinds.setdefault(entry.modality, []).append(twin)
+        # Of each modality: a clip's frames, flow and sound differ in size.
+        share = math.ceil(_SAMPLED / len(kinds))
+        chosen = [e for own in kinds.values() for e in own[:: -(-len(own) // share)]]
         # What fails will be reported when it is made.
-        made = [outcome.value for outcome in _run(chosen, workers) if outcome.value]
+        made: dict[str, list[Made]] = {}
+        for entry, value, _ in _run(chosen, workers):
+            if value:
+                made.setdefault(entry.modality, []).append(value)
     if not made:
         return
-    size = sum(each.size for each in made) / len(made) * len(todo)
-    seconds = sum(each.seconds for each in made) / len(made) * len(todo)
+    size, seconds = (
+        sum(
+            sum(one[place] for one in own) / len(own) * len(kinds[modality])
+            for modality, own in made.items()
+        )
+        for place in range(2)
+    )
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     print(

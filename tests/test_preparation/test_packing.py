@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import random
 import shutil
@@ -26,6 +27,7 @@ from mmaction_mbcd.datasets import (
     UnreadableMediaError,
 )
 from mmaction_mbcd.datasets.frame_store import (
+    SETTINGS,
     Clip,
     FrameStore,
     FrameStoreError,
@@ -34,6 +36,7 @@ from mmaction_mbcd.datasets.frame_store import (
     entry_path,
     leading_short_side,
 )
+from mmaction_mbcd.datasets.stored_sound import StoredSpectrogram
 from mmaction_mbcd.datasets.transforms.images import decode_image
 from mmaction_mbcd.errors import UsageError
 from mmaction_mbcd.preparation import packing
@@ -200,6 +203,144 @@ def test_images_of_the_right_size_are_taken_over_byte_by_byte(tmp_path):
     with pytest.raises(FrameStoreError, match="short side of 8 .* side of 16"):
         steps[3]["scale"] = (-1, 16)
         EPICKitchensDataset(**given, frame_store=str(tmp_path / "small"))
+
+
+# --------------------------------------------------------------------------------
+# Sound
+
+
+def epic_sound(train=True, span="segment", front=()):
+    """A pipeline of EPIC-Kitchens' sound."""
+    noise = [dict(type="SpectrogramNoise"), dict(type="FrequencyMask", width=9)]
+    return [
+        dict(type="LoadWaveform", span=span, max_seconds=10, span_from=()),
+        *front,
+        dict(type="TileWaveform", length=8000),
+        dict(type="LogSpectrogram", nperseg=64, noverlap=32),
+        *(noise if train else []),
+        dict(type="FormatAudio"),
+    ]
+
+
+@pytest.fixture
+def kitchens(tmp_path):
+    """EPIC-Kitchens of which one segment is silent; and a store of its sound."""
+    root = media.write_epic(tmp_path / "epic")
+    wav = root / "rgb" / "train" / "D2" / "P01_01.wav"
+    sound = media.tone(1.0)
+    sound[round(16000 * 29 / 60) : round(16000 * 34 / 60)] = 0
+    media.write_wav(wav, sound)
+    train, test = (dict(audio=epic_sound(use)) for use in (True, False))
+    cfg = config_of("EPICKitchensDataset", root, train, test, target="D1")
+    return root, wav, cfg, tmp_path / "store"
+
+
+def heard(root, store=None, use="train", steps=None, **settings):
+    pipelines = dict(audio=steps or epic_sound(use == "train"))
+    given = dict(use=use, target="D1", pipelines=pipelines) | settings
+    store = None if store is None else str(store)
+    return EPICKitchensDataset(str(root), frame_store=store, **given)
+
+
+def stored_part(dataset):
+    first = dataset.pipelines["audio"][0]
+    return first if isinstance(first, StoredSpectrogram) else None
+
+
+def test_spectrograms_of_segments_are_stored_once(kitchens, monkeypatch):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    segments = set()
+    for use in ("train", "val", "test"):
+        dataset = heard(root, use=use)
+        rows = map(dataset.get_data_info, range(len(dataset)))
+        segments |= {(row["files"]["audio"], row["start"], row["stop"]) for row in rows}
+    assert len(list((store / "audio").rglob("*.zip"))) == len(segments) > 10
+    for use in ("train", "val", "test"):
+        kept = dict(on_error="skip", max_skipped=1.0, use=use)
+        plain = items(heard(root, **kept), range(3))
+        from_store = heard(root, store, **kept)
+        assert stored_part(from_store) is not None
+        assert_same(plain, items(from_store, range(3)))
+        skipped = [item["data_samples"].skipped for item in plain]
+        assert sum(map(bool, skipped)) == (3 if use == "train" else 0)  # the silent one
+    # What is read is not computed, and what else is known of the sound is kept.
+    found = heard(root, store)
+    steps = stored_part(found).steps
+    row = found.get_data_info(0) | dict(modality_key="audio", sampling="repaired")
+    row["filename"] = row["files"]["audio"]
+    expected = row
+    for step in steps:
+        expected = step(expected)
+    for step in steps:
+        monkeypatch.setattr(type(step), "transform", None)
+    own = stored_part(found)(row)
+    keys = ("audio_span", "recorded", "sample_rate")
+    assert {k: own[k] for k in keys} == {k: expected[k] for k in keys}
+    assert np.array_equal(own["audios"], expected["audios"])
+    assert own["audios"].dtype == np.float32 and own["audios"].flags.writeable
+
+
+def test_stored_spectrograms_are_of_the_pipeline_or_not_used(kitchens):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    other = dict(type="CorruptWaveform", kind="white_noise", severity=3)
+    cases = dict(
+        corrupted=dict(steps=epic_sound(False, front=[other])),
+        published=dict(sampling="published"),
+        whole=dict(steps=epic_sound(False, span="file")),
+    )
+    for settings in cases.values():
+        given = dict(use="test", on_error="skip", max_skipped=1.0) | settings
+        dataset = heard(root, store, **given)
+        assert stored_part(dataset) is None
+        assert_same(items(heard(root, **given)), items(dataset))
+    # Nor where training and test make them differently, or sound follows the frames.
+    own = config_of(
+        "EPICKitchensDataset", root, dict(audio=epic_sound()),
+        dict(audio=epic_sound(False, span="file")), target="D1",
+    )  # fmt: skip
+    assert packing.store_settings(own).spectrograms == {}
+
+
+def test_a_store_without_spectrograms_is_as_good(kitchens):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    expected = items(heard(root, use="test"))
+    whole = json.loads((store / SETTINGS).read_text())
+    missing = next((store / "audio" / "rgb" / "test").rglob("*.zip"))
+    missing.unlink()
+    assert_same(expected, items(heard(root, store, use="test")))
+    (store / SETTINGS).write_text(json.dumps({**whole, "spectrograms": {}}))
+    assert_same(expected, items(heard(root, store, use="test")))
+    # Packing an older store again adds them, and refuses nothing.
+    assert pack_quietly(cfg, store) == 0 and missing.exists()
+    assert json.loads((store / SETTINGS).read_text()) == whole
+
+
+def test_a_spectrogram_of_changed_sound_is_refused_and_made_anew(kitchens):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    os.utime(wav, (1, 1))  # touched, not changed
+    heard(root, store)[SampleIndex(0, (0, 0))]
+    media.write_wav(wav, media.tone(1.0, hertz=523.0))
+    with pytest.raises(UnreadableMediaError, match="changed after .*/pack.py"):
+        heard(root, store)[SampleIndex(0, (0, 0))]
+    assert packing.verify(cfg, store, workers=1) == 1
+    assert pack_quietly(cfg, store) == 0
+    assert packing.verify(cfg, store, workers=1) == 0
+    assert_same(items(heard(root)), items(heard(root, store)))
+
+
+def test_a_damaged_spectrogram_is_seen(kitchens):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    path = next((store / "audio" / "rgb" / "test" / "D1").rglob("*.zip"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnreadableMediaError, match="fails its checksum"):
+        items(heard(root, store, use="test"))
 
 
 # --------------------------------------------------------------------------------
