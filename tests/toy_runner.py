@@ -164,6 +164,7 @@ def toy_run(work_dir, **kwargs):
         ),
         param_scheduler=[],
         default_hooks=dict(
+            runtime_info=dict(type="StepInfoHook"),
             logger=dict(type="LoggerHook", interval=100),
             checkpoint=dict(CHECKPOINT),
         ),

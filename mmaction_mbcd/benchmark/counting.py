@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,10 +73,10 @@ class WouldWait(TorchDispatchMode):
 
     Tensors that lie on the device are followed: what is moved to the device (``to`` a
     ``torch.device``; ``to("cpu")`` is a copy back) and whatever is computed from a
-    tensor that lies there. A number or a mask read from such a tensor counts
-    (``item``, ``bool``, ``tolist``, ``cpu``, ``numpy``, ``nonzero``, an index by a
-    mask, the check of a matrix decomposition); one read from what a training keeps on
-    the CPU, such as Adam's step, does not.
+    tensor that lies there, but for a copy elsewhere with ``non_blocking``. A number or
+    a mask read from such a tensor counts (``item``, ``bool``, ``tolist``, ``cpu``,
+    ``numpy``, ``nonzero``, an index by a mask, the check of a matrix decomposition);
+    one read from what a training keeps on the CPU, such as Adam's step, does not.
 
     Args:
         lives_there: The tensors to start from.
@@ -127,6 +127,8 @@ class WouldWait(TorchDispatchMode):
         if there and self._reads(function, args):
             self.count()
         result = function(*args, **(kwargs or {}))
+        if _sends(function, args) and not self.lies_there(args[0]):
+            return result  # to page-locked memory: it arrives while the device works
         for each in tree_leaves(result) if there else ():
             if isinstance(each, Tensor):
                 self._add(each)
@@ -162,6 +164,10 @@ class _Moves(TorchFunctionMode):
 
 def _mentions(kind: type, args: Iterable, kwargs: Mapping) -> bool:
     return any(isinstance(value, kind) for value in (*args, *kwargs.values()))
+
+
+def _sends(function: Callable, args: Sequence) -> bool:
+    return function is torch.ops.aten.copy_.default and len(args) > 2 and bool(args[2])
 
 
 def _place() -> str:

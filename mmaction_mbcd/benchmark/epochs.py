@@ -29,8 +29,8 @@ class TimedTrainLoop(ResumableTrainLoop):
     Attributes:
         waited: Seconds from asking for a batch until it was there; the first one's
             start the data workers.
-        stepped: Seconds of each step. A step ends with the fetch of what is logged, so
-            a GPU has done its work by then.
+        stepped: Seconds of each step. A GPU has done the work of the first and of the
+            last by their ends; in between it may be a step behind.
     """
 
     def __init__(self, *args, steps: int | None = None, **kwargs) -> None:
@@ -54,6 +54,8 @@ class TimedTrainLoop(ResumableTrainLoop):
         """Takes a step, and notes its time."""
         start = time.perf_counter()
         super().run_iter(idx, data_batch)
+        if not self.stepped or len(self.stepped) + 1 == self.steps:
+            self.settle()
         self.stepped.append(time.perf_counter() - start)
 
 

@@ -8,6 +8,7 @@ from .finite_guard import FiniteGuardHook
 from .loops import ResumableTrainLoop, WatchfulTestLoop, WatchfulValLoop
 from .optim_wrapper import AmpMBCDOptimWrapper, InnerStepMixin, MBCDOptimWrapper
 from .run_report import BriefRunner, RunReportHook
+from .step_values import StepInfoHook
 from .teacher_ema_hook import TeacherEMAHook
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ResumableCheckpointHook",
     "ResumableTrainLoop",
     "RunReportHook",
+    "StepInfoHook",
     "TeacherEMAHook",
     "TooManySkippedError",
     "WatchfulTestLoop",

@@ -22,6 +22,7 @@ from mmengine.runner.base_loop import BaseLoop
 
 from ..errors import CheckpointError
 from . import checkpoint_checks as checks
+from .step_values import settle
 
 _EXPERIMENT = "experiment"
 _PENDING = "pending_gradients"
@@ -138,6 +139,7 @@ class ResumableCheckpointHook(CheckpointHook):
             fit, or is of another experiment.
     """
 
+    settles = True  # see StepValuesQueue
     rule_map: ClassVar[dict[str, Callable[[float, float], bool]]] = {
         "greater": operator.ge,
         "less": operator.le,
@@ -213,6 +215,7 @@ class ResumableCheckpointHook(CheckpointHook):
                 self._save_timed(runner)
 
     def _save_timed(self, runner: Runner) -> None:
+        settle(runner)
         name = f"timed_iter_{runner.iter + 1}.pth"
         with self._removals_last():
             self._keep(runner, name)
@@ -230,6 +233,7 @@ class ResumableCheckpointHook(CheckpointHook):
         self._saved_at = time.monotonic()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        settle(runner)
         with self._removals_last():
             self._keep(runner, self.filename_tmpl.format(step))
             super()._save_checkpoint_with_step(runner, step, meta)

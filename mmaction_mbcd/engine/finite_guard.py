@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from mmaction.registry import HOOKS
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import Runner
@@ -17,15 +16,17 @@ from torch import Tensor
 from ..errors import DivergenceError
 from .checkpoint import ResumableCheckpointHook
 from .checkpoint_checks import module_of
+from .step_values import StepValues, TakesValues
 
 
 @HOOKS.register_module()
-class FiniteGuardHook(Hook):
+class FiniteGuardHook(TakesValues):
     """Stops a run whose losses or gradients are NaN or infinite.
 
     It looks at the losses and at one number more, whether the gradients are finite,
-    that the loop has fetched from the device together, before any other hook sees the
-    step: the teacher does not average it, no checkpoint holds it. In float16 the
+    that the loop has fetched from the device together, before any other hook: no
+    checkpoint holds the step, and it is not logged. On a GPU the next step may have
+    begun by then, and the teacher in memory have averaged this one. In float16 the
     scaler skips such steps by design and lowers its scale; then only a long row of
     them, or a scale that has vanished, stops the run.
 
@@ -93,14 +94,17 @@ class FiniteGuardHook(Hook):
             buffers = module_of(runner).buffers()
             self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
-    ) -> None:
+    @property
+    def needs_values(self) -> bool:
+        """Whether a step's end depends on them: it may be undone."""
+        return self._scaled or self.action == "skip"
+
+    def after_values(self, runner: Runner, values: StepValues) -> None:
         """Stops, or counts a skipped step."""
-        finite, self.to_fetch = self.to_fetch, None
+        finite = values.fetched.get(self)
         wrong = [
             name
-            for name, value in (outputs or {}).items()
+            for name, value in values.outputs.items()
             if "loss" in name and _is_wrong(value)
         ]
         if self._scaled and self.every_n_train_iters(runner, self.limit):
@@ -109,12 +113,12 @@ class FiniteGuardHook(Hook):
             if self._scaled:
                 self.skipped = 0
             return
-        if not (self._scaled or self.action == "skip"):
-            raise DivergenceError(self._described(runner, wrong, data_batch))
+        if not self.needs_values:
+            raise DivergenceError(self._described(runner, wrong, values))
         for buffer, before in self._buffers:
             buffer.copy_(before)
         self.skipped += 1
-        text = self._described(runner, wrong, data_batch)
+        text = self._described(runner, wrong, values)
         if self.skipped > self.limit:
             row = "in a row " if self._scaled else ""
             raise DivergenceError(f"{self.skipped} steps {row}were not finite. {text}")
@@ -132,8 +136,10 @@ class FiniteGuardHook(Hook):
                 "the learning rate"
             )
 
-    def _described(self, runner: Runner, wrong: Sequence[str], data_batch) -> str:
-        step = f"iteration {runner.iter + 1} (epoch {runner.epoch + 1})"
+    def _described(
+        self, runner: Runner, wrong: Sequence[str], values: StepValues
+    ) -> str:
+        step = f"iteration {values.iteration} (epoch {values.epoch})"
         terms = [name for name in wrong if name != "loss"] or wrong
         if terms:
             modalities = getattr(module_of(runner), "modalities", ())
@@ -147,7 +153,7 @@ class FiniteGuardHook(Hook):
         else:
             what = "all losses are finite, but the gradients are not"
         return (
-            f"{step}: {what}. {_samples(data_batch)}The last checkpoint is "
+            f"{step}: {what}. {_samples(values.data_batch)}The last checkpoint is "
             f"{_last_checkpoint(runner)}. Lower the learning rate, look at the data "
             "with tools/data/check.py, or leave such steps out with --cfg-options "
             "default_hooks.finite.action=skip"

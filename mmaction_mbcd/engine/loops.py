@@ -1,5 +1,6 @@
 """A training loop that a killed run can continue exactly, and loops that watch data."""
 
+import functools
 import itertools
 import os
 import random
@@ -9,9 +10,8 @@ import numpy as np
 import torch
 from mmaction.registry import LOOPS
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, TestLoop, ValLoop
-from torch import Tensor, nn
+from torch import nn
 
 from ..datasets.seeding import derive_seed
 from .checkpoint_checks import module_of
@@ -21,6 +21,7 @@ from .data_faults import (
     refuse_absence,
     watching_workers,
 )
+from .step_values import StepValuesQueue
 
 _VALIDATED = "resume_validated_epoch"
 _BATCHES = "resume_batches_per_epoch"
@@ -92,6 +93,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         for index, data_batch in enumerate(self._batches_from(start), start):
             skipped.add(data_batch)
             self.run_iter(index, data_batch)
+        self.settle()
         skipped.finish()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -99,10 +101,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Runs one step with random numbers of its own.
 
-        The values to log are fetched from the device in one copy, the only wait of a
-        step: MMEngine's hook would wait for each of them. A hook that must know of the
-        step what the device alone knows keeps it as ``to_fetch``, a scalar, until
-        ``after_train_iter``: it is on the CPU by then.
+        The values to log are fetched from the device in one copy, and a GPU does not
+        wait until they have arrived (:mod:`.step_values`).
         """
         seed = derive_seed(self.runner.seed, "step", self._iter, get_rank())
         random.seed(seed)
@@ -113,10 +113,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         outputs = runner.model.train_step(
             data_batch, optim_wrapper=runner.optim_wrapper
         )
-        waiting = [h for h in runner.hooks if torch.is_tensor(_to_fetch(h))]
-        outputs, fetched = _fetched(outputs, [hook.to_fetch for hook in waiting])
-        for hook, value in zip(waiting, fetched, strict=True):
-            hook.to_fetch = value
+        outputs = self._values.take(idx, data_batch, outputs)
         runner.call_hook(
             "after_train_iter",
             batch_idx=idx,
@@ -124,6 +121,14 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
             outputs=outputs,
         )
         self._iter += 1
+
+    @functools.cached_property
+    def _values(self) -> StepValuesQueue:
+        return StepValuesQueue(self.runner)
+
+    def settle(self) -> None:
+        """Waits until the values of all steps so far are handed out to the hooks."""
+        self._values.hand_out()
 
     def _common_seed(self) -> int:
         """The seed that all processes share; with diff_rank_seed theirs differ."""
@@ -248,22 +253,3 @@ class WatchfulValLoop(_WatchesData, ValLoop):
 @LOOPS.register_module()
 class WatchfulTestLoop(_WatchesData, TestLoop):
     """Test; see :class:`_WatchesData`."""
-
-
-def _to_fetch(hook: Hook) -> Tensor | None:
-    return getattr(hook, "to_fetch", None)
-
-
-def _fetched(outputs: dict, others: Sequence[Tensor]) -> tuple[dict, list[Tensor]]:
-    """Losses, log values and further scalars on the CPU, in one copy.
-
-    Lists and other values stay as they are.
-    """
-    scalars = {k: v for k, v in outputs.items() if torch.is_tensor(v) and v.dim() == 0}
-    wanted = [*scalars.values(), *others]
-    if not wanted:
-        return outputs, []
-    device = next((v.device for v in wanted if v.is_cuda), None)
-    stacked = torch.stack([v.detach().to(device).double() for v in wanted])
-    values = stacked.cpu().unbind()
-    return outputs | dict(zip(scalars, values, strict=False)), values[len(scalars) :]

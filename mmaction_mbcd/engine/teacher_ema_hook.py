@@ -19,6 +19,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .step_values import StepValues, TakesValues
 
 _HOLDS = "state_dict_holds"
 
@@ -60,7 +61,7 @@ def average_all(
 
 
 @HOOKS.register_module()
-class TeacherEMAHook(EMAHook):
+class TeacherEMAHook(TakesValues, EMAHook):
     r"""Averages the student into a teacher that the student can learn from, eq. 7.
 
     .. math:: \Theta^{EMA}_t = \beta \Theta^{EMA}_{t-1} + (1 - \beta) \Theta_t
@@ -227,6 +228,15 @@ class TeacherEMAHook(EMAHook):
         self._stepped = True
         self.to_fetch = getattr(optimizer, "found_inf", None)
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether the device alone knows if the student moved."""
+        return self.to_fetch is not None
+
+    def after_values(self, runner: Runner, values: StepValues) -> None:
+        """Gets back what it asked for, on the CPU."""
+        self.to_fetch = values.fetched.get(self)
+
     def _took_step(self) -> bool:
         """Whether the student moved in this iteration; asked once."""
         stepped, found_inf = self._stepped, self.to_fetch
@@ -235,6 +245,7 @@ class TeacherEMAHook(EMAHook):
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Moves the teacher if the optimizer moved the student."""
+        super().after_train_iter(runner, *args, **kwargs)
         if not self._took_step():
             self._copy_buffers()
             return

@@ -85,6 +85,17 @@ def test_what_is_moved_to_the_device_lies_there():
     assert sum(found.values()) == 2
 
 
+def test_a_copy_that_the_device_makes_by_itself_is_no_wait():
+    there, pinned, other = torch.randn(3), torch.empty(3), torch.empty(3)
+    with counting_waits(CPU, [there]) as found:
+        pinned.copy_(there, non_blocking=True)
+        pinned.tolist()
+        assert not found
+        other.copy_(there)
+        other.tolist()
+    assert sum(found.values()) == 1 and torch.equal(pinned, there)
+
+
 def test_a_copy_keeps_its_values():
     x = torch.randn(3)
     with counting_waits(CPU, [x]):

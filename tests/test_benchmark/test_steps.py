@@ -70,14 +70,13 @@ def test_mbcd_costs_one_stem_three_branches_forward_and_three_backward():
 
 
 @pytest.mark.parametrize("method", ["erm", "mbcd"])
-def test_a_step_waits_for_the_device_once(method):
-    """It fetches what is logged, and with it what the guard wants to know."""
+def test_a_step_does_not_wait_for_the_device(method):
+    """What is logged, and what the guard wants to know, arrive later."""
     training = training_of(method)
+    training.step()  # the guard says that it needs nothing at once
     with counting_waits(training.device, training.tensors()) as found:
         training.step()
-    assert [(place.partition(":")[0], n) for place, n in found.items()] == [
-        ("loops.py", 1)
-    ]
+    assert not found
 
 
 def test_shapes_are_those_of_the_pipelines(tiny_data):

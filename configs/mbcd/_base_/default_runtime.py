@@ -4,7 +4,7 @@ default_scope = "mmaction"
 custom_imports = dict(imports=["mmaction_mbcd"], allow_failed_imports=False)
 
 default_hooks = dict(
-    runtime_info=dict(type="RuntimeInfoHook"),
+    runtime_info=dict(type="StepInfoHook"),
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=10, ignore_last=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
