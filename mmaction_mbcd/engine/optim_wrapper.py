@@ -74,9 +74,9 @@ class InnerStepMixin:
             finally:
                 module.bind_optimizer(None)
 
-    def _inner_scale(self, loss: Tensor) -> Tensor | float:
+    def _inner_scale(self, loss: Tensor) -> Tensor | None:
         """What the inner loss is multiplied by against underflow."""
-        return 1.0
+        return None
 
     def _check_model(self, model: nn.Module) -> None:
         """Refuses models that this wrapper cannot step; called once per step."""

@@ -42,7 +42,7 @@ def full_precision(like: Tensor) -> torch.autocast:
 def gradients_of(
     loss: Tensor,
     parameters: Sequence[Tensor],
-    scale: Tensor | float = 1.0,
+    scale: Tensor | None = None,
     create_graph: bool = False,
 ) -> list[Tensor]:
     """Gradient of ``loss``, zero where it does not depend on a parameter.
@@ -51,21 +51,23 @@ def gradients_of(
         loss: Scalar; its graph is kept, the step's own backward follows.
         parameters: What to differentiate by.
         scale: The loss is multiplied by it and the gradients are divided by it: in
-            float16 small gradients would underflow.
+            float16 small gradients would underflow. None elsewhere: a division is one
+            more pass over all of them.
         create_graph: Whether the gradients depend on the parameters themselves, as the
             second order of eq. 5 needs, or are constants.
     """
     gradients = torch.autograd.grad(
-        loss * scale,
+        loss if scale is None else loss * scale,
         list(parameters),
         retain_graph=True,
         create_graph=create_graph,
         allow_unused=True,
     )
-    return [
-        torch.zeros_like(p) if g is None else g / scale
+    found = [
+        torch.zeros_like(p) if g is None else g
         for g, p in zip(gradients, parameters, strict=True)
     ]
+    return found if scale is None else [g / scale for g in found]
 
 
 def modality_pairs(modalities: Iterable[str], what: str) -> list[tuple[str, str]]:
