@@ -67,13 +67,13 @@ def shared_cores() -> Iterator[None]:
         _limit_threads()
 
 
-def keep_freed_memory(kept: int = 64 << 20, mapped: int = 4 << 20) -> bool:
+def keep_freed_memory(kept: int = 256 << 20, mapped: int = 32 << 20) -> bool:
     """Has the C library keep what is freed for the next allocation.
 
     By default GNU's gives megabytes back to the system as soon as they are free, and
     each of their pages is fetched and cleared again a moment later: two fifths of
     the work of reading clips. What the user's environment says of it stays and holds.
-    Forked data workers inherit it; docs/performance.md has what it costs them.
+    docs/performance.md has what it costs and saves.
 
     Args:
         kept: Bytes of free memory at the heap's end that a process keeps at most.
@@ -90,6 +90,14 @@ def keep_freed_memory(kept: int = 64 << 20, mapped: int = 4 << 20) -> bool:
         return False
     set_both = (_M_MMAP_THRESHOLD, mapped), (_M_TRIM_THRESHOLD, kept)
     return all(mallopt(name, value) == 1 for name, value in set_both)
+
+
+def keep_freed_memory_of_a_worker() -> bool:
+    """The same for data workers, of which there are many, and which train nothing.
+
+    A training changes tensors of 4 to 32 MB all the time, a worker reads few.
+    """
+    return keep_freed_memory(64 << 20, 4 << 20)
 
 
 def _limit_threads() -> None:

@@ -209,6 +209,32 @@ def test_freed_memory_is_kept():
     assert faults["keep"] < 100 < 10_000 < faults["leave"]
 
 
+def test_training_keeps_more_than_data_workers():
+    """Tensors of 20 MB, as an optimizer makes of one parameter after another."""
+    code = (
+        "import ctypes, resource, runpy, sys\n"
+        "keep = runpy.run_path(sys.argv[1] + '/mmaction_mbcd/cores.py')\n"
+        "assert keep[sys.argv[2]]()\n"
+        "library = ctypes.CDLL(None)\n"
+        "library.malloc.restype = ctypes.c_void_p\n"
+        "def work():\n"
+        "    part = library.malloc(ctypes.c_size_t(20 << 20))\n"
+        "    ctypes.memset(part, 1, 20 << 20)\n"
+        "    library.free(ctypes.c_void_p(part))\n"
+        "for _ in range(3): work()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): work()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = []
+    for what in ("keep_freed_memory", "keep_freed_memory_of_a_worker"):
+        line = [sys.executable, "-c", code, str(ROOT), what]
+        done = subprocess.run(line, capture_output=True, check=True, text=True)
+        faults.append(int(done.stdout))
+    assert faults[0] < 100 < 40_000 < faults[1]
+
+
 def test_the_users_allocation_holds(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
     assert not cores.keep_freed_memory()
+    assert not cores.keep_freed_memory_of_a_worker()

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from .. import progress
+from .. import cores, progress
 from ..cli.data import quiet, set_datasets
 from ..datasets import HACDataset, MultiModalDataset, SampleIndex, collate_views
 from ..datasets.frame_store import SETTINGS
@@ -195,6 +195,7 @@ def compare_readings(
     """
     figures = [ReadingFigures(name, [], []) for name in ways]
     threads = cv2.getNumThreads(), torch.get_num_threads()
+    cores.keep_freed_memory_of_a_worker()
     cv2.setNumThreads(0)  # as in a data worker
     torch.set_num_threads(1)
     try:

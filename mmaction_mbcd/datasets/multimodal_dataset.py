@@ -1,6 +1,8 @@
 """Clips with several modalities, from domains that are sources or targets."""
 
+import functools
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -10,7 +12,9 @@ from mmaction.registry import TRANSFORMS
 from mmaction.structures import ActionDataSample
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
+from torch.utils.data import get_worker_info
 
+from .. import cores
 from .config_checks import check_order, refuse_wrong_config
 from .durations import ending_early, seconds_of
 from .errors import AnnotationError, DataError, MissingFileError
@@ -453,6 +457,8 @@ class MultiModalDataset(BaseDataset):
             UnreadableMediaError: If a file cannot be decoded.
             NoModalityError: If the sample has none of the modalities.
         """
+        if get_worker_info() is not None:
+            _begin_as_worker(os.getpid())
         row = self.get_data_info(idx)
         entropy = self._entropy(idx, row["sample_idx"])
         with self.notes.reading(int(idx)):
@@ -578,6 +584,12 @@ class MultiModalDataset(BaseDataset):
                     "place"
                 )
         return results
+
+
+@functools.lru_cache(maxsize=1)
+def _begin_as_worker(process: int) -> None:
+    """Once in each data worker, which inherits what its parent remembers."""
+    cores.keep_freed_memory_of_a_worker()
 
 
 def _flat(pipeline: Sequence) -> Iterator[dict | Callable]:
