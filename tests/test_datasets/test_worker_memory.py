@@ -1,11 +1,13 @@
 """Data workers share what was imported, and their memory stays where it was."""
 
+import os
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmaction_mbcd import cli
+from mmaction_mbcd import cli, cores
 from tests_support import ROOT
 
 CONFIG = ROOT / "configs" / "mbcd" / "synth_action" / "erm.py"
@@ -38,6 +40,28 @@ def test_a_worker_shares_what_was_imported(tiny_data):
     next(iterator)
     for worker in iterator._workers:
         assert 1 < own_memory(worker.pid) < 100
+
+
+def test_each_worker_keeps_as_much_memory_as_workers_do(
+    tiny_data, tmp_path, monkeypatch
+):
+    """Told once each, and never the training process."""
+    told = tmp_path / "told"
+
+    def tell():
+        with open(told, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    monkeypatch.setattr(cores, "keep_freed_memory_of_a_worker", tell)
+    batches = loader(tiny_data, batch_size=1, workers=2)
+    batches.dataset[next(iter(batches.sampler))]
+    assert not told.exists()
+    iterator = iter(batches)
+    workers = {worker.pid for worker in iterator._workers}
+    for _ in range(8):
+        next(iterator)
+    iterator._shutdown_workers()
+    assert sorted(map(int, told.read_text().split())) == sorted(workers)
 
 
 @pytest.mark.long
