@@ -42,13 +42,15 @@ def damage(path: str) -> str:
         return f"it is not a checkpoint (it begins with {begins!r})"
     import torch
 
+    name = ""
     try:
         with zipfile.ZipFile(path) as archive:
             # By entry, which compares both of its names: testzip() goes by name, and
             # does not look at an entry whose name became another's.
             for entry in archive.infolist():
-                if entry.external_attr & _FOLDER:
-                    return f"{entry.filename} in it is marked as a folder"
+                name = entry.filename
+                if entry.external_attr & _FOLDER and not name.endswith("/"):
+                    return f"{name} in it is marked as a folder"
                 with archive.open(entry) as content:
                     while content.read(1 << 20):
                         pass
@@ -57,8 +59,8 @@ def damage(path: str) -> str:
         for name in reader.get_all_records():
             reader.get_record(name)
     except Exception as error:  # a damaged directory raises anything
-        if "CRC" in str(error):
-            return f"the checksum of {entry.filename} in it does not fit"
+        if isinstance(error, zipfile.BadZipFile) and "CRC" in str(error):
+            return f"the checksum of {name} in it does not fit"
         return f"its archive cannot be read ({type(error).__name__}: {error})"
     return ""
 

@@ -208,6 +208,7 @@ def compare_readings(
                     each.ratios.append(figures[0].seconds[pair] / each.seconds[pair])
                     meter.add(1)
     finally:
+        cores.keep_freed_memory()
         cv2.setNumThreads(threads[0])
         torch.set_num_threads(threads[1])
     return figures

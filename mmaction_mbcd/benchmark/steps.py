@@ -209,9 +209,11 @@ def profile(setting: Setting, steps: int = 3) -> list[dict]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
+    clock(training.device)  # the step before is done
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(steps):
             training.step()
+        clock(training.device)
     what = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     entries = profiler.key_averages()
     total = sum(getattr(entry, what) for entry in entries)

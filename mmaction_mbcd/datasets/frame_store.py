@@ -14,6 +14,7 @@ the truth: an entry whose source has changed since is refused.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -392,7 +393,7 @@ class FrameStore:
         decode: Callable[[bytes, bool], np.ndarray],
         optional: bool = False,
     ) -> StoredClip | None:
-        """Opens the entry of a clip; with ``optional`` None if there is none.
+        """Opens the entry of a clip; with ``optional`` None if there is none such.
 
         Raises:
             FrameStoreError: If there is none, or its source has changed.
@@ -405,6 +406,8 @@ class FrameStore:
             if optional:
                 return None
             raise FrameStoreError(self._missing(path)) from None
+        if optional and stored.facts["settings"] != self.settings.of(modality):
+            return None
         if stored.facts["settings"] != self.settings.of(modality):
             raise FrameStoreError(
                 f"{path} was made with {stored.facts['settings']} (codec, quality, "
@@ -450,7 +453,20 @@ class FrameStore:
 
 def has_content(clip: Clip, facts: Mapping) -> bool:
     """Whether a clip's files hold what an entry was made of; reads all of them."""
-    return clip.digest() == facts["sha256"]
+    return digest_now(clip, clip.stamp()) == facts["sha256"]
+
+
+def digest_now(clip: Clip, stamp: Sequence) -> str:
+    """:meth:`Clip.digest`; a file that many clips share is read once in a process."""
+    if clip.template:
+        return clip.digest()
+    return digest_at(clip.files, str(stamp))
+
+
+@functools.lru_cache(maxsize=64)
+def digest_at(files: tuple[str, ...], stamp: str) -> str:
+    """Of whole files while they have that stamp."""
+    return Clip(files).digest()
 
 
 def entry_path(root: str, data_root: str, modality: str, clip: Clip) -> str:

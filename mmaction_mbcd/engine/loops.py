@@ -110,9 +110,13 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         torch.manual_seed(seed)
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        outputs = runner.model.train_step(
-            data_batch, optim_wrapper=runner.optim_wrapper
-        )
+        try:
+            outputs = runner.model.train_step(
+                data_batch, optim_wrapper=runner.optim_wrapper
+            )
+        except Exception:
+            self.settle()  # the step before may not have been finite: then it says so
+            raise
         outputs = self._values.take(idx, data_batch, outputs)
         runner.call_hook(
             "after_train_iter",

@@ -22,28 +22,14 @@ from torch import Tensor
 class Arrival(Protocol):
     """When a copy is done: a ``torch.cuda.Event``."""
 
-    def query(self) -> bool:
-        """Whether it is."""
-
     def synchronize(self) -> None:
         """Waits for it."""
 
 
-class There:
-    """The arrival of what did not have to travel."""
-
-    def query(self) -> bool:
-        """It is there."""
-        return True
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-
-def arrival_of(device: torch.device) -> Arrival:
-    """The end of what a device has been asked for until now."""
+def arrival_of(device: torch.device) -> Arrival | None:
+    """The end of what a GPU has been asked for until now; None for a CPU."""
     if device.type != "cuda":
-        return There()
+        return None
     with torch.cuda.device(device):
         event = torch.cuda.Event()
         event.record()
@@ -89,12 +75,12 @@ class StepValues:
         self._values = {key: value.detach().double() for key, value in values.items()}
         self._arrival = self._start()
 
-    def _start(self) -> Arrival:
+    def _start(self) -> Arrival | None:
         devices = [value.device for value in self._values.values()]
         device = next((d for d in devices if d.type == "cuda"), torch.device("cpu"))
         moving = [key for key, x in self._values.items() if x.device == device]
         if not moving:
-            return There()
+            return None
         there = torch.stack([self._values[key] for key in moving])
         # Only into page-locked memory does the device copy by itself.
         here = torch.empty(there.shape, dtype=there.dtype, pin_memory=there.is_cuda)
@@ -103,13 +89,18 @@ class StepValues:
         return arrival_of(device)
 
     @property
-    def arrived(self) -> bool:
-        """Whether :meth:`receive` would not wait."""
-        return self._arrival.query()
+    def travels(self) -> bool:
+        """Whether they come from a GPU.
+
+        Not whether they are there: all processes must take them at the same step, and
+        stop at the same step.
+        """
+        return self._arrival is not None
 
     def receive(self) -> None:
         """Waits for the values, and puts them in place."""
-        self._arrival.synchronize()
+        if self._arrival is not None:
+            self._arrival.synchronize()
         for key, value in self._values.items():
             if isinstance(key, str):
                 self.outputs[key] = value
@@ -184,8 +175,11 @@ class StepValuesQueue:
         return step.outputs
 
     def hand_out(self, behind: int = 0) -> None:
-        """Hands out what has arrived, and waits for all but the last ``behind``."""
-        while self._steps and (len(self._steps) > behind or self._steps[0].arrived):
+        """Waits for the values of all steps but the last ``behind``; hands them out.
+
+        Values that need not travel are handed out at once.
+        """
+        while self._steps and (len(self._steps) > behind or not self._steps[0].travels):
             step = self._steps.popleft()
             step.receive()
             for hook in self._runner.hooks:

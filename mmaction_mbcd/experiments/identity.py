@@ -117,6 +117,8 @@ def _stable(value: object, key: str = "") -> object:
         return [_stable(each) for each in value]
     if isinstance(value, (set, frozenset)):  # whose order differs between processes
         return sorted(str(_stable(each)) for each in value)
+    if value == "StepInfoHook":  # logs the same values, and was MMEngine's own
+        return "RuntimeInfoHook"
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     if callable(value):  # str() of a function holds its address

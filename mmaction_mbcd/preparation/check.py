@@ -49,7 +49,7 @@ from ..cli.data import (
     innermost_datasets,
 )
 from ..cli.run import weights_problem
-from ..cores import usable_cores
+from ..cores import keep_freed_memory_of_a_worker, usable_cores
 from ..datasets import MultiModalDataset, UnreadableMediaError
 from ..datasets.durations import EARLY, ending_early, seconds_of
 from ..datasets.presence import absence_lines, is_there, unadmitted
@@ -205,6 +205,7 @@ def item_dataset(pickled: bytes) -> MultiModalDataset:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
+        keep_freed_memory_of_a_worker()
     settings = pickle.loads(pickled)
     return settings.pop("type")(**settings)
 

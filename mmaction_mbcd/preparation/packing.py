@@ -24,7 +24,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ from ..datasets.frame_store import (
     Clip,
     StoredClip,
     StoreSettings,
+    digest_at,
+    digest_now,
     entry_path,
     finish,
     has_content,
@@ -255,15 +257,7 @@ def encode_image(image: np.ndarray, suffix: str, quality: int) -> bytes:
 def made_of(clip: Clip) -> dict:
     """What an entry says of its sources."""
     stamp = clip.stamp()
-    if clip.template:
-        return dict(stamp=stamp, sha256=clip.digest())
-    return dict(stamp=stamp, sha256=_digest_at(clip.files, str(stamp)))
-
-
-@functools.lru_cache(maxsize=64)
-def _digest_at(files: tuple[str, ...], stamp: str) -> str:
-    """Of files that many clips may share: read once, while they are the same."""
-    return Clip(files).digest()
+    return dict(stamp=stamp, sha256=digest_now(clip, stamp))
 
 
 @contextmanager
@@ -355,7 +349,7 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
         alone = {
             m: _pickled(config, dataset, m, settings, str(root))
             for m in dataset.modalities
-            if m in settings.short_sides or m in settings.spectrograms
+            if m in settings.short_sides or _makes(dataset, m, settings)
         }
         for index in range(len(dataset)):
             info = dataset.get_data_info(index)
@@ -373,6 +367,13 @@ def entries_of(cfg: Config, settings: StoreSettings, root: Path) -> list[Entry]:
                 path = Path(entry_path(str(root), dataset.data_root, modality, clip))
                 found.setdefault(path, Entry(item, modality, clip, path))
     return list(found.values())
+
+
+def _makes(dataset: MultiModalDataset, modality: str, settings: StoreSettings) -> bool:
+    """Whether a data set makes a modality's spectrograms as a store has them."""
+    steps = spectrogram_steps(dataset.pipelines[modality])
+    kept = settings.spectrograms.get(modality)
+    return bool(steps) and kept == signature(steps, dataset.sampling)
 
 
 def _pickled(
@@ -471,6 +472,7 @@ def pack(
     if workers < 1:
         raise UsageError(f"--workers: got {workers}, needs at least 1")
     _refuse_other_settings(out, settings, overwrite)
+    settings = _with_what_is_there(out, settings, overwrite)
     entries = entries_of(cfg, settings, out)
     if not entries:
         raise UsageError("the config's data sets have nothing to pack")
@@ -510,12 +512,32 @@ def _refuse_other_settings(out: Path, settings: StoreSettings, overwrite: bool) 
     if overwrite or not file.exists() or not file.stat().st_size:
         return
     there = StoreSettings.load(str(out))
+    both = there.spectrograms.keys() & settings.spectrograms.keys()
+    sounds = [m for m in both if there.spectrograms[m] != settings.spectrograms[m]]
+    if sounds:
+        raise UsageError(
+            f"{out} holds spectrograms of {', '.join(sounds)} that were made as "
+            f"{there.spectrograms[sounds[0]]}; this config makes them as "
+            f"{settings.spectrograms[sounds[0]]}: name another folder, or replace all "
+            "with --overwrite"
+        )
     if there.frames != settings.frames:
         raise UsageError(
             f"{out} was made as {there.describe()}, short sides {there.short_sides}; "
             f"this would be {settings.describe()}, {settings.short_sides}: name "
             "another folder, or replace all with --overwrite"
         )
+
+
+def _with_what_is_there(
+    out: Path, settings: StoreSettings, overwrite: bool
+) -> StoreSettings:
+    """A store keeps the spectrograms that another config has put there."""
+    file = out / SETTINGS
+    if overwrite or not file.exists() or not file.stat().st_size:
+        return settings
+    there = StoreSettings.load(str(out)).spectrograms
+    return replace(settings, spectrograms={**there, **settings.spectrograms})
 
 
 def _foresee(
@@ -606,6 +628,7 @@ def verify(cfg: Config, out: Path | str, workers: int | None = None) -> int:
         UsageError: If it is no store.
     """
     out = Path(out)
+    digest_at.cache_clear()  # what was read before may have changed
     settings = StoreSettings.load(str(out))
     entries = entries_of(cfg, settings, out)
     workers = max(1, min(workers or usable_cores(), len(entries)))

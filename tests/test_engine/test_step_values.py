@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from mmaction.registry import DATASETS, HOOKS
+from mmaction.registry import DATASETS, HOOKS, MODELS
 from mmengine.hooks import Hook
 
 from mmaction_mbcd.engine import step_values
 from mmaction_mbcd.errors import DivergenceError
+from mmaction_mbcd.models.objectives import Objective
 from tests_support import assert_same_trees
-from toy_runner import CHECKPOINT, ToyDataset, hook_of, run_toy
+from toy_runner import CHECKPOINT, MBCD, ToyDataset, hook_of, run_toy
 
 TEACHER = dict(type="TeacherEMAHook", beta=0.9)
 GUARD = dict(type="FiniteGuardHook")
@@ -23,9 +24,6 @@ class Slow:
 
     def __init__(self, device):
         self.done = False
-
-    def query(self):
-        return self.done
 
     def synchronize(self):
         self.done = True
@@ -132,6 +130,27 @@ def test_a_step_that_is_not_finite_ends_the_run_before_anything_is_saved(
     names = {path.name for path in tmp_path.glob("*.pth")}
     expected = {f"timed_iter_{n}.pth" for n in (step - 2, step - 1) if n > 0}
     assert names == (expected if minutes == 0 else set())
+
+
+@MODELS.register_module()
+class Refuses(Objective):
+    """Raises where what it sees is not a number, as a decomposition may."""
+
+    def forward(self, outputs):
+        if not torch.isfinite(outputs.features["video"]).all():
+            raise RuntimeError("cannot be decomposed")
+        return {}
+
+
+def test_an_error_behind_such_a_step_does_not_hide_it(tmp_path, slow):
+    with pytest.raises(DivergenceError, match="loss_audio .* Samples") as error:
+        run(
+            tmp_path,
+            hooks=[GUARD],
+            model__objectives=[*MBCD, dict(type="Refuses")],
+            train_dataloader__dataset=dict(type="OneBad"),
+        )
+    assert "cannot be decomposed" in str(error.value.__context__)
 
 
 def test_a_step_that_may_be_undone_waits(tmp_path, slow):

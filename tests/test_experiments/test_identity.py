@@ -114,6 +114,11 @@ def test_frames_from_a_store(hac, base, tmp_path):
         found[codec, quality] = digest(hac, arguments=arguments)
     assert found["png", 92] == found["pnm", 92] == base
     assert len({base, found["jpeg", 92], found["jpeg", 80]}) == 3
+    # Spectrograms are stored without loss.
+    root = tmp_path / "jpeg92"
+    text = StoreSettings("jpeg", 92, sizes, dict(audio=["any"])).text()
+    (root / "frame_store.json").write_text(text)
+    assert digest(hac, arguments=["--frame-store", str(root)]) == found["jpeg", 92]
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +331,12 @@ def test_indifferent_keys_are_dropped_in_every_depth():
     )
     assert _stable(dict(timer=1)) == dict(timer=1)  # no hook
     assert _stable({1: "a", "b": 2}) == {"1": "a", "b": 2}
+
+
+def test_runs_from_before_a_hook_was_replaced_are_the_same(hac, base):
+    """MMEngine's own logs the same values."""
+    setting = ["--cfg-options", "default_hooks.runtime_info.type=RuntimeInfoHook"]
+    assert digest(hac, arguments=setting) == base
 
 
 def test_values_that_print_differently_in_another_process():

@@ -1,5 +1,6 @@
 """Frame stores: what is read from them is what the files give."""
 
+import copy
 import csv
 import errno
 import json
@@ -301,6 +302,27 @@ def test_stored_spectrograms_are_of_the_pipeline_or_not_used(kitchens):
         dict(audio=epic_sound(False, span="file")), target="D1",
     )  # fmt: skip
     assert packing.store_settings(own).spectrograms == {}
+
+
+def test_another_config_does_not_undo_what_a_store_holds(kitchens):
+    root, wav, cfg, store = kitchens
+    assert pack_quietly(cfg, store) == 0
+    whole = (store / SETTINGS).read_text()
+    other = copy.deepcopy(cfg)
+    for use in ("train", "val", "test"):
+        other[f"{use}_dataloader"].dataset.sampling = "published"
+    with pytest.raises(UsageError, match="holds spectrograms of audio .* --overwrite"):
+        pack_quietly(other, store)
+    for use in ("train", "val", "test"):
+        steps = other[f"{use}_dataloader"].dataset.pipelines.audio
+        steps[0].update(span="frames", span_from=["video"])
+    with pytest.raises(UsageError, match="nothing to pack"):
+        pack_quietly(other, store)
+    assert (store / SETTINGS).read_text() == whole
+    # One that was rewritten below a running training is not read, and no error.
+    dataset = heard(root, store, use="test")
+    dataset.frame_store.settings.spectrograms["audio"][-1] = "another"
+    assert_same(items(heard(root, use="test")), items(dataset))
 
 
 def test_a_store_without_spectrograms_is_as_good(kitchens):
