@@ -117,7 +117,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         except Exception:
             self.settle()  # the step before may not have been finite: then it says so
             raise
-        outputs = self._values.take(idx, data_batch, outputs)
+        outputs = self._values.take(idx, (self._iter, self._epoch), data_batch, outputs)
         runner.call_hook(
             "after_train_iter",
             batch_idx=idx,
@@ -128,7 +128,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     @functools.cached_property
     def _values(self) -> StepValuesQueue:
-        return StepValuesQueue(self.runner)
+        return StepValuesQueue(self.runner, len(self.dataloader))
 
     def settle(self) -> None:
         """Waits until the values of all steps so far are handed out to the hooks."""

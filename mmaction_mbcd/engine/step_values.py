@@ -40,7 +40,7 @@ class StepValues:
     """Losses, log values and what hooks ask for, of one step, in one copy.
 
     Args:
-        runner: In the step.
+        position: The step's iteration and epoch, from 0.
         data_batch: The step's.
         outputs: Of ``train_step``. Scalars are fetched; all else stays as it is.
         hooks: One that must know what the device alone knows has left it as
@@ -56,12 +56,12 @@ class StepValues:
 
     def __init__(
         self,
-        runner: Runner,
+        position: tuple[int, int],
         data_batch: object,
         outputs: Mapping[str, object] | None,
         hooks: Sequence[Hook],
     ) -> None:
-        self.iteration, self.epoch = runner.iter + 1, runner.epoch + 1
+        self.iteration, self.epoch = (place + 1 for place in position)
         self.data_batch, self.outputs = data_batch, dict(outputs or {})
         self.fetched: dict[object, Tensor] = {}
         asking = [h for h in hooks if getattr(h, "to_fetch", None) is not None]
@@ -122,7 +122,8 @@ class TakesValues(Hook):
     ) -> None:
         """Below another loop, waits for the values and takes them."""
         if not _hands_out(runner.train_loop):
-            values = StepValues(runner, data_batch, outputs, [self])
+            position = runner.iter, runner.epoch
+            values = StepValues(position, data_batch, outputs, [self])
             values.receive()
             self.after_values(runner, values)
 
@@ -150,10 +151,11 @@ class StepValuesQueue:
 
     Args:
         runner: Of the training.
+        batches: Of an epoch.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, batches: int) -> None:
+        self._runner, self._batches = runner, batches
         self._steps: deque[StepValues] = deque()
         self._always = any(
             isinstance(hook, (RuntimeInfoHook, CheckpointHook))
@@ -161,15 +163,27 @@ class StepValuesQueue:
             for hook in runner.hooks
         )
 
-    def take(self, batch_idx: int, data_batch: object, outputs: dict) -> dict:
+    def take(
+        self,
+        batch_idx: int,
+        position: tuple[int, int],
+        data_batch: object,
+        outputs: dict,
+    ) -> dict:
         """Begins to fetch the values of a step.
+
+        Args:
+            batch_idx: Within the epoch.
+            position: Iteration and epoch, from 0.
+            data_batch: The step's.
+            outputs: Of ``train_step``.
 
         Returns:
             ``outputs`` for ``after_train_iter``: on the CPU if they have arrived.
         """
         hooks = self._runner.hooks
         due = self._due(batch_idx)  # asks hooks for what is then taken away
-        step = StepValues(self._runner, data_batch, outputs, hooks)
+        step = StepValues(position, data_batch, outputs, hooks)
         self._steps.append(step)
         self.hand_out(behind=0 if due else 1)
         return step.outputs
@@ -187,15 +201,14 @@ class StepValuesQueue:
                     hook.after_values(self._runner, step)
 
     def _due(self, batch_idx: int) -> bool:
-        runner = self._runner
         return (
             self._always
-            or batch_idx + 1 == len(runner.train_dataloader)
+            or batch_idx + 1 == self._batches
             or any(
                 hook.every_n_inner_iters(batch_idx, hook.interval)
                 if isinstance(hook, LoggerHook)
                 else getattr(hook, "needs_values", False)
-                for hook in runner.hooks
+                for hook in self._runner.hooks
             )
         )
 
