@@ -65,14 +65,16 @@ class StepValues:
         self.data_batch, self.outputs = data_batch, dict(outputs or {})
         self.fetched: dict[object, Tensor] = {}
         asking = [h for h in hooks if getattr(h, "to_fetch", None) is not None]
-        values: dict[object, Tensor] = {
-            name: value
+        scalars: dict[object, Tensor] = {
+            name: value.detach()
             for name, value in self.outputs.items()
             if torch.is_tensor(value) and value.dim() == 0
-        } | {hook: hook.to_fetch for hook in asking}
+        }
+        self.outputs |= scalars  # which hold no graph of the step
+        asked = {hook: hook.to_fetch.detach() for hook in asking}
         for hook in asking:
             hook.to_fetch = None
-        self._values = {key: value.detach().double() for key, value in values.items()}
+        self._values = {k: value.double() for k, value in (scalars | asked).items()}
         self._arrival = self._start()
 
     def _start(self) -> Arrival | None:
