@@ -20,7 +20,6 @@ from .errors import CheckpointError
 _NAME = re.compile(r"(?:timed_iter|epoch|iter)_(\d+)\.pth")
 _REMOTE = "://"
 
-
 _FOLDER = 0x10
 """MS-DOS's attribute; of what bears it torch reads nothing, and says nothing."""
 
@@ -68,8 +67,8 @@ def damage(path: str) -> str:
 def _is_archive(path: str) -> bool:
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # of several parts, which one bit can say
-        return False
+    except zipfile.BadZipFile:  # one, of which something is wrong
+        return True
 
 
 def _old_format(path: str) -> bool:

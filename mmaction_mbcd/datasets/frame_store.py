@@ -406,9 +406,9 @@ class FrameStore:
             if optional:
                 return None
             raise FrameStoreError(self._missing(path)) from None
-        if optional and stored.facts["settings"] != self.settings.of(modality):
-            return None
         if stored.facts["settings"] != self.settings.of(modality):
+            if optional:
+                return None
             raise FrameStoreError(
                 f"{path} was made with {stored.facts['settings']} (codec, quality, "
                 f"short side; of sound its transforms), and {SETTINGS} says "

@@ -139,7 +139,7 @@ class ResumableCheckpointHook(CheckpointHook):
             fit, or is of another experiment.
     """
 
-    settles = True  # see StepValuesQueue
+    admits_late_values = True  # see StepValuesQueue
     rule_map: ClassVar[dict[str, Callable[[float, float], bool]]] = {
         "greater": operator.ge,
         "less": operator.le,

@@ -116,6 +116,8 @@ class TakesValues(Hook):
     :class:`.ResumableTrainLoop` hands them out; below another loop the step waits.
     """
 
+    admits_late_values = True  # see StepValuesQueue
+
     def after_values(self, runner: Runner, values: StepValues) -> None:
         """Gets them."""
 
@@ -161,7 +163,7 @@ class StepValuesQueue:
         self._steps: deque[StepValues] = deque()
         self._always = any(
             isinstance(hook, (RuntimeInfoHook, CheckpointHook))
-            and not (isinstance(hook, TakesValues) or getattr(hook, "settles", False))
+            and not getattr(hook, "admits_late_values", False)
             for hook in runner.hooks
         )
 

@@ -94,6 +94,31 @@ def note_clip(results: dict) -> dict:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Where the entries of a store go.
+
+    Attributes:
+        settings: Of the store.
+        root: The store.
+        data_root: The data set's folder.
+    """
+
+    settings: StoreSettings
+    root: str
+    data_root: str
+
+    def begin(self, modality: str, clip: Clip, fps: float) -> tuple[Path, dict]:
+        """An entry's file, and what it says of itself and of its sources.
+
+        To be called before the sources are read: what changes meanwhile is found stale.
+        """
+        path = Path(entry_path(self.root, self.data_root, modality, clip))
+        settings = self.settings.of(modality)
+        facts = dict(format=FORMAT, settings=settings, first=clip.first, fps=fps)
+        return path, facts | made_of(clip)
+
+
+@dataclass(frozen=True)
 class PackFrames:
     """Stands behind a pipeline's opening transforms and writes all frames.
 
@@ -102,16 +127,12 @@ class PackFrames:
     Attributes:
         decode: The transforms behind the sampler.
         resize: The pipeline's own, or None to keep the size.
-        settings: Of the store.
-        root: The store.
-        data_root: The data set's folder.
+        target: Where to.
     """
 
     decode: Sequence[Callable[[dict], dict]]
     resize: Resize | None
-    settings: StoreSettings
-    root: str
-    data_root: str
+    target: Target
 
     def __call__(self, results: dict) -> dict:
         """Writes the entry of a clip.
@@ -119,16 +140,8 @@ class PackFrames:
         Raises:
             UnreadableMediaError: If it cannot be decoded.
         """
-        clip, modality = results["clip"], results["modality_key"]
-        path = Path(entry_path(self.root, self.data_root, modality, clip))
-        facts = dict(
-            format=FORMAT,
-            settings=self.settings.of(modality),
-            first=clip.first,
-            fps=float(results.get("avg_fps") or 0),
-            # Before the frames are read: what changes meanwhile is found stale.
-            **made_of(clip),
-        )
+        clip, fps = results["clip"], float(results.get("avg_fps") or 0)
+        path, facts = self.target.begin(results["modality_key"], clip, fps)
         with complete(path) as new, zipfile.ZipFile(new, "w") as archive:
             images = self._images_of_size(clip, results)
             if images is None:
@@ -177,7 +190,7 @@ class PackFrames:
             # The published loaders count a frame less, and reach all of the file.
             _, length = results.get("decode_shift", (0, results["total_frames"]))
             numbers = np.arange(length)
-        parts, sizes = (), set()
+        parts, sizes, settings = (), set(), self.target.settings
         for piece in decode_in_pieces(self.decode, results, numbers):
             if self.resize and min(piece["img_shape"]) > self._short_side:
                 piece = self.resize(piece)
@@ -186,8 +199,8 @@ class PackFrames:
                 parts = ("x", "y") if image.shape[-1] == 2 else ("",)
                 planes = np.moveaxis(image, -1, 0) if len(parts) > 1 else (image,)
                 for part, plane in zip(parts, planes, strict=True):
-                    suffix = self.settings.suffix(grey=bool(part))
-                    data = encode_image(plane, suffix, self.settings.quality)
+                    suffix = settings.suffix(grey=bool(part))
+                    data = encode_image(plane, suffix, settings.quality)
                     archive.writestr(image_name(int(number), part, suffix), data)
         refuse_sizes(results, sizes)
         return dict(frames=len(numbers), components=len(parts))
@@ -199,15 +212,11 @@ class PackSpectrogram:
 
     Attributes:
         steps: The transforms that make it.
-        settings: Of the store.
-        root: The store.
-        data_root: The data set's folder.
+        target: Where to.
     """
 
     steps: Sequence[Callable[[dict], dict]]
-    settings: StoreSettings
-    root: str
-    data_root: str
+    target: Target
 
     def __call__(self, results: dict) -> dict:
         """Writes the entry of a clip; one that says so for a clip without sound.
@@ -215,16 +224,8 @@ class PackSpectrogram:
         Raises:
             UnreadableMediaError: If it cannot be read.
         """
-        modality = results["modality_key"]
         clip = sound_of(results, results["filename"], self.steps)
-        path = Path(entry_path(self.root, self.data_root, modality, clip))
-        facts = dict(
-            format=FORMAT,
-            settings=self.settings.of(modality),
-            first=clip.first,
-            fps=0.0,
-            **made_of(clip),
-        )
+        path, facts = self.target.begin(results["modality_key"], clip, fps=0.0)
         try:
             for step in self.steps:
                 results = step(results)
@@ -384,14 +385,14 @@ def _pickled(
     root: str,
 ) -> bytes:
     steps = dataset.pipelines[modality]
+    target = Target(settings, root, dataset.data_root)
     if modality in settings.spectrograms:
         steps = spectrogram_steps(steps)
-        write = PackSpectrogram(steps, settings, root, dataset.data_root)
-        return pickle_alone(config, modality, [write])
+        return pickle_alone(config, modality, [PackSpectrogram(steps, target)])
     place = sampler_of(steps)
     small = settings.short_sides[modality] is not None
     resize = steps[place + 2] if small else None
-    write = PackFrames(steps[place + 1 :], resize, settings, root, dataset.data_root)
+    write = PackFrames(steps[place + 1 :], resize, target)
     return pickle_alone(config, modality, [note_clip, *steps[:place], write])
 
 
