@@ -85,7 +85,6 @@ def absent_worker(rank, port, folder):
         hook.after_train_iter(runner)
     logs = [{k: float(v) for k, v in log.items()} for log in logs]
     torch.save((model.state_dict(), logs, own), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def worker(rank, port, order, sync, folder, accumulate):
@@ -104,4 +103,3 @@ def worker(rank, port, order, sync, folder, accumulate):
     counts = torch.tensor([4, 4 * rank])
     synced = optim.sync_confidences(sums, counts, [True, rank == 1])
     torch.save((model.state_dict(), synced), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()

@@ -90,4 +90,3 @@ def method_worker(rank, port, folder):
             ),
             f"{folder}/{method}_{rank}.pt",
         )
-    dist.destroy_process_group()

@@ -75,7 +75,12 @@ def compare_runs(whole, resumed):
 
 
 def start_two(function, *args):
-    """Runs ``function(rank, port, *args)`` in two forked processes."""
+    """Runs ``function(rank, port, *args)`` in two forked processes.
+
+    They end without ``destroy_process_group``: behind it the model holds the group's
+    last reference, and its thread, which wants Python's lock to forget the last
+    exchange, can wait for the process for ever, and the process for it (torch 2.13).
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
