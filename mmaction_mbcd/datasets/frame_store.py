@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from os import path as osp
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from mmaction.datasets.transforms import Resize, SampleFrames
 
@@ -245,15 +246,16 @@ class StoredClip:
         size = os.fstat(self._file.fileno()).st_size
         for length in (_TAIL, 1 << 17):
             start = max(size - length, 0)
-            tail = self._read(start, size - start)
+            tail = bytes(self._read(start, size - start))
             place = tail.rfind(_END_OF_ARCHIVE)
             if place >= 0:
                 return tail[place + _END_SIZE :]
         raise ValueError("it is no zip archive, or cut off")
 
-    def _read(self, offset: int, size: int) -> bytearray:
-        # Writable, since a transform may write into what a decoder only looks at.
-        data = bytearray(size)
+    def _read(self, offset: int, size: int) -> memoryview:
+        # Writable, since a transform may write into what a decoder only looks at; and
+        # not a bytearray, which would be filled with zeros first.
+        data = np.empty(size, np.uint8).data
         if os.preadv(self._file.fileno(), [data], offset) < size:
             raise ValueError(f"{self.path} is damaged: it is cut off")
         return data
@@ -295,7 +297,7 @@ class StoredClip:
             raise ValueError(f"{self.path} has no frame {number}")
         rows = self._index[place].tolist()
         images = [self._image(row, len(rows) > 1) for row in rows]
-        return images[0] if len(images) == 1 else np.stack(images, axis=-1)
+        return images[0] if len(images) == 1 else cv2.merge(images)
 
     def _image(self, row: tuple[int, int, int], grey: bool) -> np.ndarray:
         offset, size, checksum = row

@@ -112,7 +112,10 @@ def identity(cfg: Config, seed: int, processes: int = 1) -> Identity:
 def _stable(value: object, key: str = "") -> object:
     if isinstance(value, Mapping):
         gone = _INDIFFERENT | (_INDIFFERENT_HOOKS if key == "default_hooks" else set())
-        return {str(k): _stable(v, k) for k, v in value.items() if k not in gone}
+        kept = {str(k): _stable(v, k) for k, v in value.items() if k not in gone}
+        if kept.get("type") == "ResizeClip" and kept.get("keep_ratio") is False:
+            kept["type"] = "Resize"  # gives the same, and was MMAction2's own
+        return kept
     if isinstance(value, (list, tuple)):
         return [_stable(each) for each in value]
     if isinstance(value, (set, frozenset)):  # whose order differs between processes

@@ -444,6 +444,16 @@ def test_clip_flip_leaves_its_input_alone():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("modality, channels", [("RGB", 3), ("Flow", 2)])
+def test_clip_flip_of_an_array_is_in_place(modality, channels):
+    """:class:`ResizeClip` has made a copy already."""
+    given = clip_results(modality, channels)
+    listed = ClipFlip(flip_ratio=1.0)(dict(given))["imgs"]
+    array = np.stack(given["imgs"])
+    assert ClipFlip(flip_ratio=1.0)(dict(given, imgs=array))["imgs"] is array
+    np.testing.assert_array_equal(array, np.stack(listed))
+
+
 def test_clip_flip_refuses_what_it_would_get_wrong():
     with pytest.raises(ValueError, match="cannot be lazy"):
         ClipFlip(lazy=True)
@@ -635,6 +645,9 @@ def test_log_spectrogram_against_the_definition():
     expected = (log - log.mean()) / (log.std() + 1e-9)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=2e-4)
+    log = np.log(power_spectrogram(wave, 16000, 64, 20).astype(float) + 1e-7)
+    plain = (log - log.mean()) / (log.std() + 1e-9)
+    assert np.array_equal(got, plain.astype(np.float32))
 
 
 def test_published_shape_and_normalisation():
@@ -664,6 +677,9 @@ def test_noise():
     assert got.dtype == np.float32 and not spectrogram.any()
     assert got.min() < -0.0499 and got.max() > 0.0499 and abs(got).max() <= 0.05
     assert abs(got.std() - 0.1 / 12**0.5) < 1e-4
+    with seeded(0):
+        drawn = np.random.uniform(-0.05, 0.05, spectrogram.shape)
+    assert np.array_equal(got, drawn.astype(np.float32))
 
 
 def test_frequency_mask_reaches_bins_0_to_254():
@@ -762,6 +778,36 @@ def test_resize_clip_copies_only_what_changes():
         assert ours["img_shape"] == stock["img_shape"]
         assert all(map(np.array_equal, ours["imgs"], stock["imgs"]))
         assert (ours["imgs"] is imgs) == (scale != (-1, 10))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest", "area"])
+def test_a_fixed_size_is_resized_into_one_array(channels, interpolation):
+    """Also of frames that differ in size, as crops may, and of grey ones."""
+    imgs = [*pictures(2, channels=channels), *pictures(2, 9, 40, channels)]
+    imgs = [img[2:-2, 3:] for img in imgs]  # views, as a crop leaves them
+    given = dict(imgs=imgs, img_shape=imgs[0].shape[:2])
+    options = dict(scale=(24, 16), keep_ratio=False, interpolation=interpolation)
+    stock = Resize(**options)(dict(given))["imgs"]
+    ours = ResizeClip(**options)(dict(given))["imgs"]
+    assert isinstance(ours, np.ndarray) and ours.dtype == np.uint8
+    np.testing.assert_array_equal(ours, np.stack(stock))
+    if channels > 1:
+        clip = FormatClip()(dict(imgs=ours, num_clips=1))["imgs"]
+        assert np.shares_memory(clip.numpy(), ours)
+
+
+def test_resize_clip_by_pillow():
+    """Which knows of no place to write to."""
+    imgs = pictures()
+    mmcv.use_backend("pillow")
+    try:
+        given = dict(imgs=imgs, img_shape=(20, 30))
+        stock = Resize((24, 16), keep_ratio=False)(dict(given))["imgs"]
+        ours = ResizeClip((24, 16), keep_ratio=False)(dict(given))["imgs"]
+    finally:
+        mmcv.use_backend("cv2")
+    np.testing.assert_array_equal(ours, np.stack(stock))
 
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical"])

@@ -342,6 +342,14 @@ def test_runs_from_before_a_hook_was_replaced_are_the_same(config):
     assert identity(older, 0).digest == identity(config, 0).digest
 
 
+def test_runs_from_before_a_transform_was_replaced_are_the_same():
+    """To a fixed size both resize alike; with the ratio kept, it always was ours."""
+    ours = dict(type="ResizeClip", scale=(224, 224), keep_ratio=False)
+    assert _stable(ours) == _stable(dict(ours, type="Resize"))
+    short = dict(type="ResizeClip", scale=(-1, 256))
+    assert _stable(short) != _stable(dict(short, type="Resize"))
+
+
 def test_values_that_print_differently_in_another_process():
     """Sets have another order there, and functions another address."""
     tree = dict(names={"b", "a"}, kind=dict, call=resolve, none=None)

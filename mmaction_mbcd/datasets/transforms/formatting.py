@@ -1,5 +1,8 @@
 """Sizes and shapes that a model takes."""
 
+from collections.abc import Sequence
+
+import mmcv
 import numpy as np
 import torch
 from mmaction.datasets.transforms import Resize
@@ -32,17 +35,34 @@ class FormatAudio(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ResizeClip(Resize):
-    """MMAction2's :class:`Resize`; frames that have the size already are not copied.
+    """MMAction2's :class:`Resize`, to the bit, without the copies.
 
-    Such are those of a frame store. Arguments and keys are those of :class:`Resize`.
+    Frames that have the size already, as those of a frame store, stay what they are.
+    With ``keep_ratio=False``, the size of a network's input, the others are written
+    into one array, which :class:`FormatClip` need not stack: imgs is ``(T, H, W, C)``
+    then. Arguments and keys are those of :class:`Resize`.
     """
 
     def _resize_imgs(
-        self, imgs: list[np.ndarray], new_w: int, new_h: int
-    ) -> list[np.ndarray]:
+        self, imgs: Sequence[np.ndarray], new_w: int, new_h: int
+    ) -> Sequence[np.ndarray]:
         if all(img.shape[:2] == (new_h, new_w) for img in imgs):
             return imgs
-        return super()._resize_imgs(imgs, new_w, new_h)
+        if self.keep_ratio:
+            return super()._resize_imgs(imgs, new_w, new_h)
+        first = self._resized(imgs[0], (new_w, new_h))
+        clip = np.empty((len(imgs), *first.shape), first.dtype)
+        clip[0] = first
+        for img, out in zip(imgs[1:], clip[1:], strict=True):
+            found = self._resized(img, (new_w, new_h), out)
+            if found is not out:  # by mmcv's other backend
+                out[...] = found
+        return clip
+
+    def _resized(
+        self, img: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return mmcv.imresize(img, size, interpolation=self.interpolation, out=out)
 
 
 @TRANSFORMS.register_module()
@@ -54,8 +74,8 @@ class FormatClip(BaseTransform):
     one copy in order; in memory the tensor stays ``(T, H, W, C)``, and stacking the
     batch, on the device, puts it in order.
 
-    Required keys: imgs (list of ``(H, W, C)``), num_clips. Changed: imgs. Added:
-    input_shape.
+    Required keys: imgs (frames ``(H, W, C)`` in a list, which are stacked, or in an
+    array), num_clips. Changed: imgs. Added: input_shape.
     """
 
     def transform(self, results: dict) -> dict:
@@ -69,6 +89,9 @@ class FormatClip(BaseTransform):
                 f"FormatClip takes one clip, got {results['num_clips']}: use "
                 "FormatShape for several"
             )
-        clip = torch.from_numpy(np.stack(results["imgs"])).permute(3, 0, 1, 2)
+        frames = results["imgs"]
+        if not isinstance(frames, np.ndarray):
+            frames = np.stack(frames)
+        clip = torch.from_numpy(frames).permute(3, 0, 1, 2)
         results["imgs"], results["input_shape"] = clip, tuple(clip.shape)
         return results

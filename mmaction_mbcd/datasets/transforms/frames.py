@@ -9,7 +9,7 @@ from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 
-from .flow import DecodeFlowPair
+from .flow import DecodeFlowPair, join_flow
 from .images import decode_image
 from .limits import check_file
 from .loading import DecodeVideo, UnreadableMediaError
@@ -118,6 +118,6 @@ class DecodeFlowFrames(DecodeFrames):
                 f"{y[0].shape}",
                 "Compute the flow of this video again",
             )
-        results["imgs"] = [np.stack(pair, axis=-1) for pair in zip(x, y, strict=True)]
+        results["imgs"] = [join_flow(*pair) for pair in zip(x, y, strict=True)]
         results["original_shape"] = results["img_shape"] = x[0].shape
         return results

@@ -13,7 +13,9 @@ _HEADER = re.compile(rb"P(?P<kind>[56])\n(?P<width>\d+) (?P<height>\d+)\n255\n")
 _JPEG, _SCAN, _END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
-def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
+def decode_image(
+    data: bytes | bytearray | memoryview, grey: bool = False
+) -> np.ndarray:
     """Decodes one image, and refuses a truncated JPEG.
 
     libjpeg fills what is missing with grey and only warns. But a JPEG ends with a
@@ -21,7 +23,7 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
     was cut off (or preallocated and not filled).
 
     Args:
-        data: The file. Of a PPM or PGM in a ``bytearray``, the result is a view.
+        data: The file. Of a PPM or PGM in writable memory, the result is a view.
         grey: One channel instead of RGB.
 
     Returns:
@@ -34,6 +36,7 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
         raise ValueError("the file is empty (0 bytes)")
     if data[:2] in _PNM:
         return _decode_pnm(data, grey)
+    data = bytes(data)
     if data.startswith(_JPEG) and data.rfind(_END) < max(data.rfind(_SCAN), 0):
         raise ValueError(f"the JPEG is cut off after {len(data)} bytes")
     check_picture_size(*image_size(data))
@@ -47,7 +50,7 @@ def decode_image(data: bytes, grey: bool = False) -> np.ndarray:
     return image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _decode_pnm(data: bytes, grey: bool) -> np.ndarray:
+def _decode_pnm(data: bytes | bytearray | memoryview, grey: bool) -> np.ndarray:
     """A PPM or PGM image of bytes, as OpenCV writes it: a header, then the pixels."""
     header = _HEADER.match(data)
     if header is None:

@@ -13,7 +13,7 @@ _small = dict(type="ResizeClip", scale=(-1, 128))
 _augment = [
     _small,
     dict(type="RandomResizedCrop", area_range=(0.3, 1.0)),
-    dict(type="Resize", scale=(112, 112), keep_ratio=False),
+    dict(type="ResizeClip", scale=(112, 112), keep_ratio=False),
     dict(type="ClipFlip", flip_ratio=0.5),
     _shape,
 ]

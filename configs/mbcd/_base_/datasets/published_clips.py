@@ -31,7 +31,7 @@ published = dict(
             area_range=(0.08, 1.0),
             aspect_ratio_range=(3 / 4, 4 / 3),
         ),
-        dict(type="Resize", scale=(224, 224), keep_ratio=False),
+        dict(type="ResizeClip", scale=(224, 224), keep_ratio=False),
         dict(type="ClipFlip", flip_ratio=0.5),
         dict(type="FormatClip"),
     ],

@@ -15,7 +15,7 @@ _still = dict(_sample, test_mode=True)
 _shape = dict(type="FormatClip")
 _augment = [
     dict(type="RandomResizedCrop", area_range=(0.5, 1.0)),
-    dict(type="Resize", scale=(56, 56), keep_ratio=False),
+    dict(type="ResizeClip", scale=(56, 56), keep_ratio=False),
     dict(type="ClipFlip", flip_ratio=0.5),
     _shape,
 ]
