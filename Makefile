@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long test-faults benchmark-gpu lint format docs clean
+.PHONY: help setup demo test test-long test-gpu test-faults benchmark-gpu lint format docs clean
 
 help:  ## list the targets
 	@echo "Usage: make TARGET [PYTHON=python3.11] [ARGS='...']"
@@ -46,7 +46,7 @@ demo: $(STAMP)  ## train and compare the methods on synthetic data (ARGS: tools/
 	@$(BIN)/python tools/demo.py $(ARGS)
 
 # Two processes with two OpenMP threads each on two cores take many times longer.
-test test-long test-faults: export OMP_NUM_THREADS ?= 1
+test test-long test-gpu test-faults: export OMP_NUM_THREADS ?= 1
 
 # Measuring takes a third of the time on top; .ci/run does it.
 COVER := --cov --cov-report=term --cov-fail-under=95
@@ -57,6 +57,11 @@ test: $(STAMP)  ## run the tests, JOBS at a time (COVERAGE=1: fails under 95 %; 
 
 test-long: $(STAMP)  ## run the tests that take minutes
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+test-gpu: $(STAMP)  ## run the tests that need a GPU, on the first one
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit( \
+	    "test-gpu: torch finds no GPU here")'
+	@MBCD_TEST_GPU=1 $(BIN)/python -m pytest -m gpu $(ARGS)
 
 test-faults: $(STAMP)  ## run all tests of damage, kills and hostile input (half an hour at most)
 	@$(BIN)/python -m pytest -m "long or not long" tests/faults tests/test_checkpoint_files.py \

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import cv2
 import torch
 
-from . import progress
+from . import progress, scripts
 
 
 class WorkerDiedError(RuntimeError):
@@ -146,6 +146,7 @@ def _in_processes(
     context = multiprocessing.get_context("forkserver")
     module = getattr(function, "__module__", None) or type(function).__module__
     context.set_forkserver_preload([__name__, module])
+    scripts.start_server()
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _start_worker, (sender,))
     running: dict[Future, Any] = {}

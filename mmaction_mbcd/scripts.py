@@ -45,7 +45,17 @@ def prepare(threads: int | None = None, imports: Sequence[str] = IMPORTS) -> Non
         imports: Modules.
     """
     CONTEXT.set_forkserver_preload(list(imports))
-    with _environment({} if threads is None else {"OMP_NUM_THREADS": str(threads)}):
+    start_server({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+
+
+def start_server(environment: Mapping[str, str] | None = None) -> None:
+    """Starts the process that forks others, so that these can use a GPU.
+
+    MMEngine looks for GPUs as it is imported, and torch's usual look starts CUDA, which
+    then is of no use in a process that is forked. With NVML it only looks.
+    """
+    looking = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    with _environment({**looking, **(environment or {})}):
         forkserver.ensure_running()
 
 
@@ -95,6 +105,7 @@ def start_script(
     process = CONTEXT.Process(
         target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
     )
+    start_server()
     with _looking:
         process.start()
     return process
@@ -121,11 +132,13 @@ def _run(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    import torch  # it is there already
+
+    if torch.cuda._is_in_bad_fork():  # CUDA was started nevertheless: without NVML
+        os.execve(sys.executable, [sys.executable, *argv], environment)
     # What the imports left stays: no garbage collection need walk it (MMEngine's
     # datasets collect as they are built, 0.3 s each time).
     gc.freeze()
-    import torch  # it is there already
-
     if threads := environment.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     added = environment.get("PYTHONPATH", "").split(os.pathsep)

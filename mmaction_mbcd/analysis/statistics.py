@@ -139,8 +139,10 @@ class _Variance:
         return -sum(v * stdtrit(df, alpha / 2) for df, v in parts) / self.total
 
     def p_value(self, statistic: float) -> float:
-        """The ``alpha`` whose quantile the statistic is."""
-        smallest = np.log(1e-300)
+        """The ``alpha`` whose quantile the statistic is; 0 where it is below 1e-100."""
+        # Quantiles further out overflow: with few degrees of freedom SciPy 1.17 says
+        # +inf for what is -inf, and all would be significant.
+        smallest = np.log(1e-100)
 
         def excess(log_alpha: float) -> float:
             return self.quantile(np.exp(log_alpha)) - abs(statistic)

@@ -152,7 +152,9 @@ def enable_amp(cfg: Config, dtype: str = "float16") -> None:
     amp = AMP_WRAPPERS.get(plain, plain)
     wrapper.type = f"{scope}.{amp}" if scope else amp
     wrapper.setdefault("dtype", dtype)
-    wrapper.setdefault("loss_scale", "dynamic" if wrapper.dtype == "float16" else 1.0)
+    # A scaler waits for the device in every step, also with a scale of 1.
+    none = dict(enabled=False)
+    wrapper.setdefault("loss_scale", "dynamic" if wrapper.dtype == "float16" else none)
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel, ModuleDict, ModuleList
 from torch import nn
 
 from . import config_checks
+from .acceleration import put_channels_last
 from .inner_step import InnerStep
 from .modality_encoders import ModalityEncoders, build_norm
 from .step import Lent, StepOptimizer
@@ -36,6 +37,7 @@ class RecognizerParts(BaseModel):
         objectives: Sequence[dict] | None = None,
         extra_objectives: Sequence[dict] = (),
         num_domains: int | None = None,
+        channels_last: bool = False,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -48,6 +50,8 @@ class RecognizerParts(BaseModel):
         self.probe = probe
         config_checks.check_modalities(self.modalities, encoders)
         self.encoders = ModalityEncoders(encoders, self.modalities)
+        if channels_last:
+            put_channels_last(self.encoders)
         channels = self.encoders.channels
         self.norms = ModuleDict({m: build_norm(norm, d) for m, d in channels.items()})
         self.unimodal_heads = ModuleDict()

@@ -48,6 +48,8 @@ class MultiModalRecognizer(RecognizerParts):
             of it.
         num_domains: Number of source domains, for the objectives that discriminate
             them.
+        channels_last: Lay the encoders' weights out for tensor cores
+            (:func:`.acceleration.put_channels_last`).
         data_preprocessor: Config, usually ``MultiModalDataPreprocessor``.
         init_cfg: As in MMEngine.
 

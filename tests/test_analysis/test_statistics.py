@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtrit
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from mmaction_mbcd.analysis.statistics import (
+    _Variance,
     accuracy_interval,
     bootstrap_interval,
     holm,
@@ -191,6 +192,18 @@ def test_no_discordant_clip_is_no_difference():
         tables = [cell(seeds, clips, seed=k) for k in range(3)]
         swapped = paired_difference(tables, tables[::-1])
         assert swapped.p_value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("df", [1, 2, 2.5, 5, 100])
+def test_p_values_of_any_size(df):
+    """Where quantiles overflow, some versions of SciPy turn their sign."""
+    variance = _Variance({df: 0.3})
+    for p in (0.9, 0.05, 1e-9, 1e-80):
+        statistic = -stdtrit(df, p / 2)
+        assert variance.p_value(statistic) == pytest.approx(p, rel=1e-6)
+    mixed = _Variance({df: 0.3, 7.0: 0.1})
+    for p in (0.9, 0.05, 1e-9, 1e-80):
+        assert mixed.p_value(mixed.quantile(p)) == pytest.approx(p, rel=1e-6)
 
 
 def test_a_difference_without_any_doubt_has_a_p_value_of_0():

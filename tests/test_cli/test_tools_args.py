@@ -192,7 +192,7 @@ def test_amp_takes_classes_too(gpu):
 
 def test_bfloat16_needs_no_loss_scale(config, gpu):
     wrapper = train_config(config, "--amp", "bfloat16").optim_wrapper
-    assert (wrapper.dtype, wrapper.loss_scale) == ("bfloat16", 1.0)
+    assert (wrapper.dtype, wrapper.loss_scale) == ("bfloat16", dict(enabled=False))
 
 
 def test_amp_keeps_the_configs_loss_scale(config, gpu):

@@ -28,7 +28,7 @@ QUIET = Console(file=open("/dev/null", "w"), width=100)  # noqa: SIM115
 
 
 @pytest.fixture
-def benchmark(tmp_path):
+def plan_of(tmp_path):
     def make(**kwargs):
         options = dict(
             repo=tmp_path,
@@ -73,8 +73,8 @@ def tools(monkeypatch):
     return calls
 
 
-def test_every_domain_is_the_target_once(benchmark, tools):
-    plan = benchmark(seeds=(0, 2), options=["--modalities", "video", "audio"])
+def test_every_domain_is_the_target_once(plan_of, tools):
+    plan = plan_of(seeds=(0, 2), options=["--modalities", "video", "audio"])
     table = run_benchmark(plan, QUIET)
     assert list(zip(table["target"], table["seed"], strict=True)) == [
         (d, s) for d in "abc" for s in (0, 2)
@@ -92,8 +92,8 @@ def test_every_domain_is_the_target_once(benchmark, tools):
     assert pd.read_csv(plan.out / "results.csv")["N"].tolist() == [20] * 6
 
 
-def test_the_summary_by_hand(benchmark, tools):
-    table = run_benchmark(benchmark(seeds=(0, 2)), QUIET)
+def test_the_summary_by_hand(plan_of, tools):
+    table = run_benchmark(plan_of(seeds=(0, 2)), QUIET)
     rows = summarise(table).to_dict("records")
     assert [r["target"] for r in rows] == ["a", "b", "c", "average"]
     assert [r["top1"] for r in rows] == [50, 65, 80, 65]
@@ -105,14 +105,14 @@ def test_the_summary_by_hand(benchmark, tools):
     assert rows[0]["low"] == pytest.approx(100 * (0.5 - half), abs=1e-3)
     assert rows[0]["high"] == pytest.approx(100 * (0.5 + half), abs=1e-3)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_summary(benchmark(seeds=(0, 2)), table, console)
+    print_summary(plan_of(seeds=(0, 2)), table, console)
     text = console.export_text()
     assert "50.0" in text and "7.1" in text and "[29.9, 70.1]" in text
 
 
-def test_a_comparison_of_configs(benchmark, tools):
+def test_a_comparison_of_configs(plan_of, tools):
     """One row per config, one column per target, the numbers of the summaries."""
-    summary = summarise(run_benchmark(benchmark(seeds=(0, 2)), QUIET))
+    summary = summarise(run_benchmark(plan_of(seeds=(0, 2)), QUIET))
     better = summary.assign(top1=summary["top1"] + 5)
     table = compare(dict(ema=summary, mbcd=better))
     assert table["config"].tolist() == ["ema"] * 4 + ["mbcd"] * 4
@@ -127,45 +127,45 @@ def test_a_comparison_of_configs(benchmark, tools):
     assert "85.0 ± 7.1" in mbcd and "N = 20" in "".join(lines)
 
 
-def test_single_source_tests_on_each_other_domain(benchmark, tools):
-    table = run_benchmark(benchmark(single_source=True, chosen=("b",)), QUIET)
+def test_single_source_tests_on_each_other_domain(plan_of, tools):
+    table = run_benchmark(plan_of(single_source=True, chosen=("b",)), QUIET)
     assert len(tools) == 2 and ["--sources", "b"] == tools[0][5:7]
     pairs = zip(table["source"], table["target"], table["top1"], strict=True)
     assert list(pairs) == [("b", "a", 45.0), ("b", "c", 75.0)]
 
 
-def test_finished_runs_are_kept(benchmark, tools):
-    run_benchmark(benchmark(chosen=("a",)), QUIET)
-    table = run_benchmark(benchmark(), QUIET)
+def test_finished_runs_are_kept(plan_of, tools):
+    run_benchmark(plan_of(chosen=("a",)), QUIET)
+    table = run_benchmark(plan_of(), QUIET)
     assert len([c for c in tools if c[0] == "train.py"]) == 3
     assert len(table) == 3
 
 
-def test_other_options_are_not_mixed_in(benchmark, tools):
-    run_benchmark(benchmark(chosen=("a",)), QUIET)
+def test_other_options_are_not_mixed_in(plan_of, tools):
+    run_benchmark(plan_of(chosen=("a",)), QUIET)
     with pytest.raises(
         ValueError, match=r"with other options \(\[\]\): choose another"
     ):
-        run_benchmark(benchmark(options=["--modalities", "video"]), QUIET)
+        run_benchmark(plan_of(options=["--modalities", "video"]), QUIET)
 
 
-def test_a_folder_in_which_nothing_was_trained_is_free(benchmark, tools, monkeypatch):
+def test_a_folder_in_which_nothing_was_trained_is_free(plan_of, tools, monkeypatch):
     def fails(repo, command, title, log, console, threads=None):
         raise RunError("no training batch")
 
     with monkeypatch.context() as patch:
         patch.setattr(leave_one_out, "run_tool", fails)
         with pytest.raises(RunError):
-            run_benchmark(benchmark(chosen=("a",)), QUIET)
-    assert (benchmark().out / "options.json").exists()
+            run_benchmark(plan_of(chosen=("a",)), QUIET)
+    assert (plan_of().out / "options.json").exists()
     smaller = ["--cfg-options", "train_dataloader.batch_size=4"]
-    run_benchmark(benchmark(chosen=("a",), options=smaller), QUIET)
+    run_benchmark(plan_of(chosen=("a",), options=smaller), QUIET)
     with pytest.raises(ValueError, match="with other options"):  # now it was
-        run_benchmark(benchmark(chosen=("a",)), QUIET)
+        run_benchmark(plan_of(chosen=("a",)), QUIET)
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
-def test_what_stays_of_a_finished_run(benchmark, tools, monkeypatch, keep_all):
+def test_what_stays_of_a_finished_run(plan_of, tools, monkeypatch, keep_all):
     run = leave_one_out.run_tool
 
     def trains(repo, command, title, log, console, threads=None):
@@ -175,7 +175,7 @@ def test_what_stays_of_a_finished_run(benchmark, tools, monkeypatch, keep_all):
                 (log.parent / name).touch()
 
     monkeypatch.setattr(leave_one_out, "run_tool", trains)
-    made = benchmark(chosen=("a",), keep_all=keep_all)
+    made = plan_of(chosen=("a",), keep_all=keep_all)
     run_benchmark(made, QUIET)
     left = {path.name for path in (made.out / "to-a_seed0").iterdir()}
     needed = {"best_source_top1_epoch_7.pth", "results.json"}
@@ -190,9 +190,9 @@ def test_what_stays_of_a_finished_run(benchmark, tools, monkeypatch, keep_all):
         (dict(domains=("a",)), "needs at least two"),
     ],
 )
-def test_plans_that_cannot_work(benchmark, kwargs, message):
+def test_plans_that_cannot_work(plan_of, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        benchmark(**kwargs).runs()
+        plan_of(**kwargs).runs()
 
 
 def test_a_failing_tool_shows_its_last_lines(tmp_path):
