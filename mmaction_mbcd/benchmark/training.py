@@ -287,6 +287,7 @@ def read_random_clips(cfg: Config, setting: Setting) -> None:
     cfg.train_dataloader = dict(
         batch_size=setting.batch or old.batch_size,
         num_workers=0,
+        pin_memory=setting.device == "cuda",  # as the tools set it
         drop_last=True,
         sampler=dict(type="ResumableSampler", shuffle=True),
         collate_fn=dict(type="collate_views"),

@@ -539,6 +539,9 @@ class MultiModalDataset(BaseDataset):
                 "recognize it by. Leave it out of the split file"
             )
         self._mention_early_ends(row, finished)
+        # The results refer to each other by it, and would hold the clip's frames until
+        # Python looks for such circles: ten clips later.
+        finished.clear()
         return inputs, present
 
     def _mention_early_ends(self, row: dict, finished: Mapping[str, dict]) -> None:

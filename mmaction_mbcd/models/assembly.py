@@ -10,7 +10,6 @@ from mmengine.model import BaseModel, ModuleDict, ModuleList
 from torch import nn
 
 from . import config_checks
-from .acceleration import put_channels_last
 from .inner_step import InnerStep
 from .modality_encoders import ModalityEncoders, build_norm
 from .step import Lent, StepOptimizer
@@ -51,7 +50,7 @@ class RecognizerParts(BaseModel):
         config_checks.check_modalities(self.modalities, encoders)
         self.encoders = ModalityEncoders(encoders, self.modalities)
         if channels_last:
-            put_channels_last(self.encoders)
+            self.encoders.put_channels_last()
         channels = self.encoders.channels
         self.norms = ModuleDict({m: build_norm(norm, d) for m, d in channels.items()})
         self.unimodal_heads = ModuleDict()

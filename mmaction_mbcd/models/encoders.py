@@ -6,7 +6,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from . import stages
-from .acceleration import folded
 from .dsu import domain_shift_with_uncertainty
 from .stages import State, backbone_stages
 from .weights import load_backbone
@@ -39,9 +38,6 @@ class ModalityEncoder(BaseModule):
         pretrained: ``dict(checkpoint=..., prefix=..., rename=..., skip=...)``, see
             :func:`.weights.load_backbone`.
         feature_channels: ``d`` after pooling; asked of the backbone if None.
-        fold_stem_norm: Run the stem with its BatchNorm folded into its convolutions
-            (:func:`.acceleration.folded`), from a copy of its weights: a pass over each
-            map less. Where the stem drifts or is empty it changes nothing.
         init_cfg: As in MMEngine.
 
     Raises:
@@ -58,12 +54,9 @@ class ModalityEncoder(BaseModule):
         dsu: float = 0.0,
         pretrained: dict | None = None,
         feature_channels: int | None = None,
-        fold_stem_norm: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.fold_stem_norm = fold_stem_norm
-        self._folded: list[nn.Module] = []  # no submodule: checkpoints stay as they are
         if str(backbone.get("type", "")).startswith("mmpretrain."):
             import mmpretrain.models  # noqa: F401  (fills its registry)
         self.backbone = MODELS.build(backbone)
@@ -89,27 +82,8 @@ class ModalityEncoder(BaseModule):
         frozen = backbone_stages(self.backbone)[: self.frozen_stages + 1]
         return [f"backbone.{name}" for stage in frozen for name in stage.modules]
 
-    def _stem_backbone(self) -> nn.Module:
-        """The backbone whose stem is run: its own, or the folded copy."""
-        if not self.fold_stem_norm or not self.stem_norm_eval or self.frozen_stages < 0:
-            return self.backbone
-        if not self._folded:
-            branch = backbone_stages(self.backbone)[self.frozen_stages + 1 :]
-            unused = [name for stage in branch for name in stage.modules]
-            self._folded.append(folded(self.backbone, unused))
-        return self._folded[0]
-
-    def _apply(self, *args, **kwargs) -> "ModalityEncoder":
-        self._folded.clear()  # of another device, or type
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._folded.clear()
-        super()._load_from_state_dict(*args, **kwargs)
-
     def init_weights(self) -> None:
         """Initialises as MMAction2 does, then loads ``pretrained``."""
-        self._folded.clear()
         super().init_weights()
         if self.pretrained is not None:
             load_backbone(self.backbone, **self.pretrained)
@@ -125,8 +99,7 @@ class ModalityEncoder(BaseModule):
     @torch.no_grad()
     def stem(self, x: Tensor) -> State:
         """Runs the frozen stages; without any, returns ``x`` itself."""
-        stem = backbone_stages(self._stem_backbone())[: self.frozen_stages + 1]
-        for stage in stem:
+        for stage in backbone_stages(self.backbone)[: self.frozen_stages + 1]:
             x = stage.run(x)
         return x
 

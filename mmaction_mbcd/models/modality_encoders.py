@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from mmaction.registry import MODELS
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
@@ -30,6 +31,17 @@ class ModalityEncoders(ModuleDict):
     def channels(self) -> dict[str, int]:
         """``{modality: d}`` of the pooled features."""
         return {m: encoder.feature_channels for m, encoder in self.items()}
+
+    def put_channels_last(self) -> None:
+        """Lays the weights of convolutions out as tensor cores read them.
+
+        What is computed from them follows: maps, and parameters after an inner step.
+        Shapes and values stay, in checkpoints, too. Rounding differs.
+        """
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for p in self.parameters():
+            if p.dim() in layouts:
+                p.data = p.data.contiguous(memory_format=layouts[p.dim()])
 
     def stems(
         self,

@@ -49,7 +49,7 @@ class MultiModalRecognizer(RecognizerParts):
         num_domains: Number of source domains, for the objectives that discriminate
             them.
         channels_last: Lay the encoders' weights out for tensor cores
-            (:func:`.acceleration.put_channels_last`).
+            (:meth:`.ModalityEncoders.put_channels_last`).
         data_preprocessor: Config, usually ``MultiModalDataPreprocessor``.
         init_cfg: As in MMEngine.
 

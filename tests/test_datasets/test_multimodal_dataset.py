@@ -1,6 +1,8 @@
 import copy
+import gc
 import operator
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -208,6 +210,21 @@ def test_sample(shared_root):
         "sample_id", "domain", "domain_index", "role", "present", "view", "skipped"
     }  # fmt: skip
     assert sample.present == dict(video=True, flow=True, audio=True)
+
+
+def test_a_sample_is_freed_with_its_last_reference(shared_root):
+    """Not when Python looks for circles, which the modalities' results were."""
+    dataset = build(shared_root)
+    gc.collect()
+    gc.disable()
+    try:
+        item = dataset[0]
+        kept = [weakref.ref(x) for x in item["inputs"].values()]
+        assert all(each() is not None for each in kept) and len(kept) == 3
+        del item
+        assert [each() for each in kept] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_declared_order_and_subsets(shared_root):

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from backbones import BACKBONES
 from mmaction.registry import MODELS
+from mmaction_mbcd.models.acceleration import folded, put_channels_last
 from torch import nn
 
-from backbones import BACKBONES
-from mmaction_mbcd.models.acceleration import folded, put_channels_last
 from tests_support import gradients
 from toys import PlainInnerStep, build_toy, total, toy_batch
 

@@ -1,12 +1,103 @@
 """Splitting MMAction2's backbones, and loading weights into them."""
 
+import copy
+
 import pytest
 import torch
 from mmaction.registry import MODELS
 
-from backbones import BACKBONES
+from mmaction_mbcd.models.modality_encoders import ModalityEncoders
 from mmaction_mbcd.models.stages import backbone_stages
 from mmaction_mbcd.models.weights import load_backbone
+from tests_support import assert_same_trees, gradients
+from toys import PlainInnerStep, build_toy, total, toy_batch
+
+PATHWAY = dict(
+    type="resnet3d", depth=18, pretrained=None, base_channels=8, conv1_kernel=(1, 7, 7)
+)
+BACKBONES = {
+    "slowfast": (
+        dict(
+            type="ResNet3dSlowFast",
+            resample_rate=4,
+            speed_ratio=4,
+            channel_ratio=8,
+            slow_pathway=dict(
+                PATHWAY,
+                base_channels=16,
+                lateral=True,
+                fusion_kernel=7,
+                conv1_stride_t=1,
+                pool1_stride_t=1,
+                inflate=(0, 0, 1, 1),
+            ),
+            fast_pathway=dict(
+                PATHWAY,
+                lateral=False,
+                base_channels=2,
+                conv1_kernel=(5, 7, 7),
+                conv1_stride_t=1,
+                pool1_stride_t=1,
+            ),
+        ),
+        (2, 3, 8, 16, 16),
+        144,
+    ),
+    "slowonly": (
+        dict(
+            type="ResNet3dSlowOnly",
+            depth=50,
+            base_channels=4,
+            in_channels=2,
+            conv1_kernel=(1, 7, 7),
+            conv1_stride_t=1,
+            pool1_stride_t=1,
+            inflate=(0, 0, 1, 1),
+            with_pool2=False,
+        ),
+        (2, 2, 4, 16, 16),
+        128,
+    ),
+    "resnet3d": (
+        dict(
+            type="ResNet3d",
+            depth=18,
+            base_channels=4,
+            num_stages=3,
+            spatial_strides=(1, 2, 2),
+            temporal_strides=(1, 1, 2),
+            dilations=(1, 1, 1),
+            out_indices=(2,),
+            inflate=(1, 1, 1),
+            non_local=(0, 0, 0),
+        ),
+        (2, 3, 8, 16, 16),
+        16,
+    ),
+    "resnet": (dict(type="ResNet", depth=18, in_channels=1), (2, 1, 20, 17), 512),
+    "mmpretrain": (
+        dict(
+            type="mmpretrain.ResNet",
+            depth=18,
+            in_channels=1,
+            stem_channels=8,
+            base_channels=8,
+        ),
+        (2, 1, 20, 17),
+        64,
+    ),
+    "mmpretrain deep stem": (
+        dict(
+            type="mmpretrain.ResNetV1d",
+            depth=50,
+            in_channels=1,
+            stem_channels=8,
+            base_channels=4,
+        ),
+        (2, 1, 20, 17),
+        128,
+    ),
+}
 
 
 def build(name, frozen, **kwargs):
@@ -181,3 +272,46 @@ class TestWeights:
         assert torch.equal(backbone.layer4[0].conv1.weight, before)
         assert bool((backbone.layer3[0].conv1.weight == 0.25).all())
         assert not any("layer4" in k for k in report.matched)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_channels_last_is_a_layout(name):
+    backbone, shape, _ = BACKBONES[name]
+    config = dict(type="ModalityEncoder", backbone=backbone, frozen_stages=1)
+    plain = ModalityEncoders(dict(a=config), ["a"]).double()
+    for p in plain.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    plain.eval()  # statistics of two samples would divide rounding by almost nothing
+    fast = copy.deepcopy(plain)
+    fast.put_channels_last()
+    assert_same_trees(dict(fast.state_dict()), dict(plain.state_dict()))
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for p in fast.parameters():
+        if p.dim() in layouts:
+            assert p.is_contiguous(memory_format=layouts[p.dim()])
+    x = torch.randn(shape, dtype=torch.float64)
+    found, expected = (e["a"](e["a"].stem(x)) for e in (fast, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    found.sum().backward(), expected.sum().backward()
+    slopes = gradients(fast)
+    for key, slope in gradients(plain).items():
+        torch.testing.assert_close(slopes[key], slope, rtol=1e-9, atol=1e-9)
+
+
+def test_channels_last_of_a_model_and_its_inner_step():
+    """theta' keeps the layout, since it is computed from theta."""
+    backbone = BACKBONES["mmpretrain"][0]
+    encoders = {
+        m: dict(type="ModalityEncoder", backbone=backbone, frozen_stages=0)
+        for m in ("video", "audio")
+    }
+    _, samples = toy_batch(count=4)
+    inputs = {m: torch.randn(4, 1, 40, 34, dtype=torch.float64) for m in encoders}
+    losses = {}
+    for last in (False, True):
+        model = build_toy(inner_step=dict(), encoders=encoders, channels_last=last)
+        model.bind_optimizer(PlainInnerStep())
+        losses[last] = total(model.loss(inputs, samples))
+        weight = model.encoders["video"].backbone.layer2[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+    torch.testing.assert_close(losses[True], losses[False], rtol=1e-8, atol=1e-8)

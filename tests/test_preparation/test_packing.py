@@ -3,6 +3,7 @@
 import copy
 import csv
 import errno
+import importlib.util
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
@@ -26,6 +28,7 @@ from mmaction_mbcd.datasets import (
     HACDataset,
     SampleIndex,
     UnreadableMediaError,
+    frame_store,
 )
 from mmaction_mbcd.datasets.frame_store import (
     SETTINGS,
@@ -486,6 +489,16 @@ def test_the_size_with_which_a_pipeline_begins(steps, side):
     ]  # fmt: skip
     built = [TRANSFORMS.build(each) for each in (*head, *steps)]
     assert leading_short_side(built) == side
+
+
+def test_checksums_are_zlibs_with_and_without_isal(monkeypatch):
+    data = np.random.default_rng(0).bytes(100_003)
+    assert frame_store.crc32(memoryview(data)) == zlib.crc32(data)
+    monkeypatch.setitem(sys.modules, "isal.isal_zlib", None)
+    spec = importlib.util.find_spec(frame_store.__name__)
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without.crc32 is zlib.crc32
 
 
 def test_damage_is_an_error_and_never_another_picture(hac, stores, tmp_path):

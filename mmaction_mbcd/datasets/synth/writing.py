@@ -30,7 +30,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
     h264 by libx264, or MPEG-4 part 2 where FFmpeg was built without it.
     """
-    codec, options = _codec()
+    codec, options = _codec(min(frames.shape[1:3]))
     pixels = "rgb24" if frames.ndim == 4 else "gray"
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
@@ -45,11 +45,16 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         container.mux(stream.encode())
 
 
-def _codec() -> tuple[str, dict[str, str]]:
+def _codec(side: int) -> tuple[str, dict[str, str]]:
     if "libx264" in av.codec.codecs_available:
         # Short groups of pictures without B frames: clips are read at random places.
         options = {"crf": "16", "preset": "veryfast", "g": "8", "bf": "0"}
-        return "libx264", options | {"threads": "1"}
+        options |= {"threads": "1"}
+        if side < 64:
+            # With AVX-512, x264 looks at what lies beside pictures that are smaller
+            # than a register: some clips came out differently from run to run.
+            options |= {"x264-params": "cpu-independent=1"}
+        return "libx264", options
     return "mpeg4", {"qmin": "2", "qmax": "3", "g": "8"}
 
 
@@ -99,7 +104,7 @@ def dataset_meta(config: SynthConfig) -> dict:
             if key != "useless" or value
         },
         "seconds_per_clip": config.seconds,
-        "codec": _codec()[0],
+        "codec": _codec(config.size)[0],
         "counts": {domain: counts for domain in config.domains},
         "clips_without_audio": silent,
     }

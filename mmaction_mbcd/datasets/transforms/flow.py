@@ -14,9 +14,7 @@ from .loading import DECODER_ERRORS, DecodeVideo, OpenVideo, UnreadableMediaErro
 from .readers import read_frames
 
 _AXES = {"horizontal": 1, "vertical": 0}  # of cv2.flip
-_VALUES = np.arange(256)
-_REFLECTED = np.stack([np.minimum(2 * FLOW_ZERO - _VALUES, 255), _VALUES], axis=-1)
-_REFLECTED = _REFLECTED.astype(np.uint8)[None]  # of x, and of y
+_REFLECTED = np.minimum(2 * FLOW_ZERO - np.arange(256), 255).astype(np.uint8)
 
 
 @TRANSFORMS.register_module()
@@ -118,8 +116,8 @@ def mirror_flow(frame: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     Returns:
         np.ndarray: ``out``, or a new array of the same shape.
     """
-    mirrored = cv2.flip(frame, _AXES["horizontal"], dst=out)
-    return cv2.LUT(mirrored, _REFLECTED, dst=mirrored)
+    x, y = cv2.split(cv2.flip(frame, _AXES["horizontal"]))
+    return cv2.merge([cv2.LUT(x, _REFLECTED), y], dst=out)
 
 
 @TRANSFORMS.register_module()
