@@ -15,7 +15,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 
@@ -32,7 +32,8 @@ IMPORTS = (
 CONTEXT = multiprocessing.get_context("forkserver")
 
 # multiprocessing looks at its processes when it starts another one. Of two threads that
-# look at once, the second finds the pipe read, and takes it for exit code 255.
+# look at once, the second finds the pipe read, and takes it for exit code 255. Starting
+# changes the environment for a moment, too.
 _looking = threading.Lock()
 
 
@@ -54,8 +55,12 @@ def start_server(environment: Mapping[str, str] | None = None) -> None:
     MMEngine looks for GPUs as it is imported, and torch's usual look starts CUDA, which
     then is of no use in a process that is forked. With NVML it only looks.
     """
-    looking = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    with _environment({**looking, **(environment or {})}):
+    with _looking:
+        _start_server(environment or {})
+
+
+def _start_server(environment: Mapping[str, str]) -> None:
+    with _environment({"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **environment}):
         forkserver.ensure_running()
 
 
@@ -68,7 +73,7 @@ def _environment(changes: Mapping[str, str]):
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
@@ -97,16 +102,16 @@ def start_script(
     Returns:
         The process, started.
     """
-    environment = {**os.environ, **(env or {})}
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
     argv = [os.fspath(script), *map(str, args)]
     files = [os.path.abspath(path) for path in (stdout, stderr or stdout)]
-    process = CONTEXT.Process(
-        target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
-    )
-    start_server()
     with _looking:
+        environment = {**os.environ, **(env or {})}
+        if threads is not None:
+            environment["OMP_NUM_THREADS"] = str(threads)
+        process = CONTEXT.Process(
+            target=_run, args=(argv, os.path.abspath(cwd or "."), environment, files)
+        )
+        _start_server({})
         process.start()
     return process
 
@@ -115,6 +120,17 @@ def exit_code(process: BaseProcess) -> int | None:
     """Of a started script, None while it runs; from any thread."""
     with _looking:
         return process.exitcode
+
+
+def _start_anew(argv: list[str], environment: dict[str, str]) -> None:
+    """This process as a new Python, which ends when it would have ended."""
+    watched = multiprocessing.parent_process().sentinel
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one of the listing
+            # Others would keep the process that forks alive.
+            os.set_inheritable(int(name), int(name) in (1, 2, watched))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.execve(sys.executable, [sys.executable, *argv], environment)
 
 
 def _run(
@@ -135,7 +151,7 @@ def _run(
     import torch  # it is there already
 
     if torch.cuda._is_in_bad_fork():  # CUDA was started nevertheless: without NVML
-        os.execve(sys.executable, [sys.executable, *argv], environment)
+        _start_anew(argv, environment)
     # What the imports left stays: no garbage collection need walk it (MMEngine's
     # datasets collect as they are built, 0.3 s each time).
     gc.freeze()

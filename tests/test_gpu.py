@@ -24,7 +24,9 @@ from toys import total
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a GPU: make test-gpu"
+    ),
 ]
 
 TEACHER = dict(type="TeacherEMAHook", beta=0.9)

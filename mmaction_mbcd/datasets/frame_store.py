@@ -301,6 +301,8 @@ class StoredClip:
             raise ValueError(f"{self.path} has no frame {number}")
         rows = self._index[place].tolist()
         images = [self._image(row, len(rows) > 1) for row in rows]
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(f"{self.path} is damaged: its components differ in size")
         return images[0] if len(images) == 1 else cv2.merge(images)
 
     def _image(self, row: tuple[int, int, int], grey: bool) -> np.ndarray:

@@ -28,7 +28,7 @@ from .presence import (
 )
 from .reading_notes import Note, ReadingNotes
 from .sampler import SampleIndex
-from .seeding import seeded
+from .seeding import restored_generators, seed_generators
 from .stored_sound import with_stored_spectrograms
 from .transforms import MissingModalityError, UnreadableMediaError
 
@@ -480,7 +480,8 @@ class MultiModalDataset(BaseDataset):
 
     def _sample(self, row: dict, entropy: tuple[int, ...], view: int) -> dict:
         try:
-            inputs, present = self._inputs(row, entropy)
+            with restored_generators():
+                inputs, present = self._inputs(row, entropy)
             reason, fault = "", {}
         except (UnreadableMediaError, FileNotFoundError, NoModalityError) as error:
             if self.on_error == "raise":
@@ -515,8 +516,8 @@ class MultiModalDataset(BaseDataset):
             self.notes.note_modality(place)
             own = () if self.joint_augment else (modality,)
             try:
-                with seeded(*entropy, *own):
-                    results = self._load(row, modality, finished)
+                seed_generators(*entropy, *own)
+                results = self._load(row, modality, finished)
             except MissingModalityError as reason:
                 if modality not in self.optional_modalities:
                     raise MissingFileError(

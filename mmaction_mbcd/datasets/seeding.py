@@ -43,9 +43,8 @@ def derive_seed(*entropy: Entropy) -> int:
     return int(_sequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
-@contextmanager
-def seeded(*entropy: Entropy) -> Iterator[None]:
-    """Seeds Python's, NumPy's and torch's CPU generator, and restores them.
+def seed_generators(*entropy: Entropy) -> None:
+    """Seeds Python's, NumPy's and torch's CPU generator.
 
     The global generators are used because MMAction2's transforms draw from them.
     CUDA generators are left alone: nothing in a data pipeline draws there.
@@ -53,14 +52,28 @@ def seeded(*entropy: Entropy) -> Iterator[None]:
     Args:
         entropy: As in :func:`derive_seed`.
     """
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    python, torch_seed = _sequence(entropy).generate_state(2, np.uint64)
+    sequence = _sequence(entropy)
+    python, torch_seed = sequence.generate_state(2, np.uint64)
     random.seed(int(python))
-    np.random.seed(_sequence(entropy).generate_state(8, np.uint32))
+    np.random.seed(sequence.generate_state(8, np.uint32))
     torch.default_generator.manual_seed(int(torch_seed) >> 1)
+
+
+@contextmanager
+def restored_generators() -> Iterator[None]:
+    """Puts the generators back into the state that they have now."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def seeded(*entropy: Entropy) -> Iterator[None]:
+    """:func:`seed_generators`, and :func:`restored_generators` afterwards."""
+    with restored_generators():
+        seed_generators(*entropy)
+        yield

@@ -452,6 +452,11 @@ def test_clip_flip_of_an_array_is_in_place(modality, channels):
     array = np.stack(given["imgs"])
     assert ClipFlip(flip_ratio=1.0)(dict(given, imgs=array))["imgs"] is array
     np.testing.assert_array_equal(array, np.stack(listed))
+    whole = np.stack(given["imgs"])
+    kept = whole.copy()
+    view = ClipFlip(flip_ratio=1.0)(dict(given, imgs=whole[:]))["imgs"]  # not its own
+    np.testing.assert_array_equal(np.stack(view), np.stack(listed))
+    np.testing.assert_array_equal(whole, kept)
 
 
 def test_clip_flip_refuses_what_it_would_get_wrong():

@@ -17,7 +17,9 @@ CUDA = pytest.param(
     "cuda",
     marks=[
         pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+        pytest.mark.skipif(
+            not torch.cuda.is_available(), reason="needs a GPU: make test-gpu"
+        ),
     ],
 )
 

@@ -208,6 +208,11 @@ class TileWaveform(BaseTransform):
         return results
 
 
+# As many at a time as stay in a core's cache. Multiples of the number of windows that
+# SciPy transforms together, so that the same ones are, to the bit.
+_WINDOWS, _FREQUENCIES = 256, 16
+
+
 def power_spectrogram(
     waveform: np.ndarray, rate: float, nperseg: int, noverlap: int
 ) -> np.ndarray:
@@ -228,10 +233,13 @@ def power_spectrogram(
     window, scale = _window(nperseg, float(rate), waveform.dtype.char)
     parts = np.lib.stride_tricks.sliding_window_view(waveform, nperseg)
     parts = parts[:: nperseg - noverlap]
-    parts = parts - parts.mean(axis=-1, keepdims=True)
-    parts *= window
-    spectrum = scipy.fft.rfft(parts, axis=-1)
-    power = (np.conj(spectrum) * spectrum).real * scale
+    power = np.empty((len(parts), nperseg // 2 + 1), waveform.dtype)
+    for begin in range(0, len(parts), _WINDOWS):
+        block = slice(begin, begin + _WINDOWS)
+        centred = parts[block] - parts[block].mean(axis=-1, keepdims=True)
+        centred *= window
+        spectrum = scipy.fft.rfft(centred, axis=-1)
+        np.multiply((np.conj(spectrum) * spectrum).real, scale, out=power[block])
     # Negative frequencies count, too; the first and an even last one have none.
     power[:, 1 : -1 if nperseg % 2 == 0 else None] *= 2
     return power.T
@@ -315,11 +323,15 @@ class SpectrogramNoise(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Draws and adds the noise."""
         audios = results["audios"]
-        # What np.random.uniform draws, to the bit, and a fifth faster.
-        noise = np.random.random_sample(audios.shape)
-        noise *= 2 * self.amplitude
-        noise -= self.amplitude
-        results["audios"] = audios + noise.astype(audios.dtype)
+        noisy = np.empty(audios.shape, audios.dtype)
+        for begin in range(0, len(audios), _FREQUENCIES):
+            block = slice(begin, begin + _FREQUENCIES)
+            # What np.random.uniform draws, to the bit, and a fifth faster.
+            noise = np.random.random_sample(audios[block].shape)
+            noise *= 2 * self.amplitude
+            noise -= self.amplitude
+            np.add(audios[block], noise.astype(audios.dtype), out=noisy[block])
+        results["audios"] = noisy
         return results
 
 

@@ -161,9 +161,11 @@ class ClipFlip(Flip):
 def _each(
     function: Callable[..., np.ndarray], imgs: Sequence[np.ndarray], *args: object
 ) -> Sequence[np.ndarray]:
-    """Of each frame; an array of them is changed in place, as it is a copy already."""
-    if not isinstance(imgs, np.ndarray):
+    """Of each frame; an array of them, as ResizeClip makes it, is changed in place."""
+    if not isinstance(imgs, np.ndarray) or imgs.base is not None:
         return [function(img, *args) for img in imgs]
     for img in imgs:
-        function(img, *args, img)
+        found = function(img, *args, img)
+        if found is not img:
+            img[...] = found
     return imgs

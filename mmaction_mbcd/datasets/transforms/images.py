@@ -37,7 +37,7 @@ def decode_image(
     if data[:2] in _PNM:
         return _decode_pnm(data, grey)
     data = bytes(data)
-    if data.startswith(_JPEG) and data.rfind(_END) < max(data.rfind(_SCAN), 0):
+    if data.startswith(_JPEG) and not _has_end(data):
         raise ValueError(f"the JPEG is cut off after {len(data)} bytes")
     check_picture_size(*image_size(data))
     flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
@@ -48,6 +48,10 @@ def decode_image(
     if image is None:
         raise ValueError("the file is not an image, or its header is damaged")
     return image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _has_end(jpeg: bytes) -> bool:
+    return jpeg.endswith(_END) or jpeg.rfind(_END) >= max(jpeg.rfind(_SCAN), 0)
 
 
 def _decode_pnm(data: bytes | bytearray | memoryview, grey: bool) -> np.ndarray:
