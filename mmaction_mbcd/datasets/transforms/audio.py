@@ -208,9 +208,9 @@ class TileWaveform(BaseTransform):
         return results
 
 
-# As many at a time as stay in a core's cache. Multiples of the number of windows that
+# As many at a time as stay in a core's cache. A multiple of the number of windows that
 # SciPy transforms together, so that the same ones are, to the bit.
-_WINDOWS, _FREQUENCIES = 256, 16
+_WINDOWS = 256
 
 
 def power_spectrogram(
@@ -323,15 +323,11 @@ class SpectrogramNoise(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Draws and adds the noise."""
         audios = results["audios"]
-        noisy = np.empty(audios.shape, audios.dtype)
-        for begin in range(0, len(audios), _FREQUENCIES):
-            block = slice(begin, begin + _FREQUENCIES)
-            # What np.random.uniform draws, to the bit, and a fifth faster.
-            noise = np.random.random_sample(audios[block].shape)
-            noise *= 2 * self.amplitude
-            noise -= self.amplitude
-            np.add(audios[block], noise.astype(audios.dtype), out=noisy[block])
-        results["audios"] = noisy
+        # What np.random.uniform draws, to the bit, in less time.
+        noise = np.random.random_sample(audios.shape)
+        noise *= 2 * self.amplitude
+        noise -= self.amplitude
+        results["audios"] = audios + noise.astype(audios.dtype)
         return results
 
 
