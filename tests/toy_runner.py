@@ -111,6 +111,21 @@ class Trace(Hook):
         self.validations.append((runner.epoch, metrics))
 
 
+@HOOKS.register_module()
+class Follow(Hook):
+    """Up to which iteration the values are known, after each step."""
+
+    priority = "LOWEST"
+
+    def __init__(self):
+        self.known = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        scalars = runner.message_hub.log_scalars
+        history, _ = scalars["train/loss"].data if "train/loss" in scalars else ([], 0)
+        self.known.append(len(history))
+
+
 CHECKPOINT = dict(
     type="ResumableCheckpointHook",
     interval=1,

@@ -140,8 +140,8 @@ class _Variance:
 
     def p_value(self, statistic: float) -> float:
         """The ``alpha`` whose quantile the statistic is; 0 where it is below 1e-100."""
-        # Quantiles further out overflow: with few degrees of freedom SciPy 1.17 says
-        # +inf for what is -inf, and all would be significant.
+        # Quantiles further out overflow: of few degrees of freedom SciPy 1.17 says +inf
+        # for what is -inf, and all would be significant.
         smallest = np.log(1e-100)
 
         def excess(log_alpha: float) -> float:
