@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from mmengine.registry import DefaultScope
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -19,20 +18,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 if not os.environ.get("MBCD_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import torch  # noqa: E402
 
-import mmaction_mbcd.preparation.check  # noqa: E402, F401  it repairs MMAction2
-from mmaction_mbcd.datasets.synth import SynthConfig, generate  # noqa: E402
-
-# MMEngine's datasets collect garbage as they are built: 0.3 s each for what the imports
-# left, which stays anyway.
-for module in ("mmaction.models", "mmpretrain.models"):
-    importlib.import_module(module)
-gc.collect()
-gc.freeze()
-
-# Toy tensors: a second thread costs more than it brings, most of all when others run.
-torch.set_num_threads(1)
+def pytest_configure(config):
+    """Imports for all tests of a process, but not where others run them."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    # The first repairs MMAction2.
+    for module in ("mmaction_mbcd.preparation.check", "mmaction.models",
+                   "mmpretrain.models"):  # fmt: skip
+        importlib.import_module(module)
+    # MMEngine's datasets collect garbage as they are built: 0.3 s each for what the
+    # imports left, which stays anyway.
+    gc.collect()
+    gc.freeze()
+    # Toy tensors: a second thread costs more than it brings, most of all beside others.
+    importlib.import_module("torch").set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,6 +51,8 @@ def repo() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory, worker_id):
     """Six actions, two training and one test clip each, in three domains."""
+    from mmaction_mbcd.datasets.synth import SynthConfig, generate
+
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "tiny_synth"
     with FileLock(f"{folder}.lock"):  # one of the test processes makes it for all
@@ -63,12 +65,16 @@ def tiny_data(tmp_path_factory, worker_id):
 
 @pytest.fixture(autouse=True)
 def _seeded():
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _in_mmaction():
     """Another test of this process may have left another scope."""
+    from mmengine.registry import DefaultScope
+
     scope = DefaultScope.get_current_instance()
     if scope is not None and scope.scope_name != "mmaction":
         DefaultScope.get_instance(uuid.uuid4().hex, scope_name="mmaction")

@@ -15,12 +15,11 @@ from mmaction_mbcd import compat
 ROOT = Path(__file__).parents[1]
 
 
-def run_python(code, *args, path=(), **env):
-    """Runs ``code`` in a fresh process that finds the package and ``path``."""
-    paths = os.pathsep.join(map(str, [*path, ROOT]))
+def run_python(code, *args, **env):
+    """Runs ``code`` in a fresh process that finds the package."""
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
-        env={**os.environ, "PYTHONPATH": paths, **env},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
     )
@@ -191,40 +190,54 @@ def test_unimportable_torchvision_warns(monkeypatch):
         compat.declare_torchvision_ops()
 
 
-@pytest.mark.parametrize(
-    ("body", "outcome"),
-    [
-        # What torchvision does when its binary did not load.
-        ("torch.library.register_fake('torchvision::nms', lambda d, s, t: d)", "fine"),
-        ("raise RuntimeError('of another kind')", "warned"),
-        ("raise ImportError('no image library')", "warned"),
-        # The binary loaded, and something else fails.
-        (
-            "lib = torch.library.Library('torchvision', 'DEF'); torch.keep = lib\n"
-            "lib.define('nms(Tensor d) -> Tensor')\n"
-            "raise RuntimeError('of another kind')",
-            "warned",
-        ),
-    ],
-)
-def test_torchvision_without_its_binary_is_imported(tmp_path, body, outcome):
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text(f"import torch\n{body}\n")
-    result = run_python(
-        "import importlib.util, sys, warnings\n"
-        "spec = importlib.util.spec_from_file_location('compat', sys.argv[1])\n"
-        "compat = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(compat)\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        "    compat.declare_torchvision_ops()\n"
-        "    ours = [w for w in caught if 'MMPretrain' in str(w.message)]\n"
-        "print('warned' if ours else 'fine', 'torchvision' in sys.modules)",
-        compat.__file__,
-        path=[tmp_path],
+TORCHVISIONS = [
+    # What torchvision does when its binary did not load.
+    ("torch.library.register_fake('torchvision::nms', lambda d, s, t: d)", "fine"),
+    ("raise RuntimeError('of another kind')", "warned"),
+    ("raise ImportError('no image library')", "warned"),
+    # The binary loaded, and something else fails.
+    (
+        "lib = torch.library.Library('torchvision', 'DEF'); torch.keep = lib\n"
+        "lib.define('nms(Tensor d) -> Tensor')\n"
+        "raise RuntimeError('of another kind')",
+        "warned",
+    ),
+]
+# A process that has imported torch alone forks for each of them.
+IMPORTS_TORCHVISION = """
+import importlib.util, os, sys, torch, warnings
+
+path, *folders = sys.argv[1:]
+for folder in folders:
+    if os.fork():
+        os.wait()
+        continue
+    sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location("compat", path)
+    compat = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compat)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compat.declare_torchvision_ops()
+    ours = [w for w in caught if "MMPretrain" in str(w.message)]
+    said = "warned" if ours else "fine"
+    print(folder, said, "torchvision" in sys.modules, flush=True)
+    os._exit(0)
+"""
+
+
+def test_torchvision_without_its_binary_is_imported(tmp_path):
+    expected = []
+    for i, (body, outcome) in enumerate(TORCHVISIONS):
+        package = tmp_path / str(i) / "torchvision"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(f"import torch\n{body}\n")
+        expected.append(f"{package.parent} {outcome} {outcome == 'fine'}")
+    folders = [line.split()[0] for line in expected]
+    result = run_python(IMPORTS_TORCHVISION, compat.__file__, *folders)
+    assert result.returncode == 0 and result.stdout.splitlines() == expected, (
+        result.stdout + result.stderr
     )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [outcome, str(outcome == "fine")]
 
 
 # --- start_cpu_process_group ---

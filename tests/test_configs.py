@@ -129,7 +129,7 @@ def load(leaf, trees):
         )
         for pipeline in loader.dataset.pipelines.values() if not small else ():
             for step in steps_of(pipeline):
-                if step.type == "Resize":
+                if step.type == "ResizeClip":
                     step.scale = tuple(64 if s > 0 else s for s in step.scale)
                 elif step.type == "CenterCrop":
                     step.crop_size = 64

@@ -9,7 +9,14 @@ from mmaction.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 
-from method_toys import METHODS, NAMES, method_config, method_model, views_of
+from method_toys import (
+    ADD_ONS,
+    METHODS,
+    NAMES,
+    method_config,
+    method_model,
+    views_of,
+)
 from method_worker import batch_of, method_worker, step
 from tests_support import compare_runs, gradients, start_two
 from toy_runner import hook_of, run_toy
@@ -45,7 +52,10 @@ def options_of(method):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.long) if m in ADD_ONS else m for m in METHODS],
+)
 def test_a_stopped_run_continues_to_the_bit(tmp_path, method):
     options = options_of(method)
     by_step = dict(

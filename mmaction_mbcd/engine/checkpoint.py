@@ -331,6 +331,9 @@ class ResumableCheckpointHook(CheckpointHook):
         if training and runner._resume:
             for text in checks.ignored_settings(runner, checkpoint):
                 print_log(text, logger="current", level=logging.WARNING)
+            optimizer = checkpoint.get("optimizer") or {}
+            if optimizer.get("loss_scaler") == {}:  # bfloat16's, and torch refuses it
+                del optimizer["loss_scaler"]
             # Until training starts.
             self._gradients = checkpoint.get(_PENDING)
 

@@ -218,6 +218,7 @@ def same_to_the_bit(one, other):
             assert logits.tobytes() == same.logits[head].tobytes(), (key, head)
 
 
+@pytest.mark.long  # as above, with tools that train
 def test_a_killed_tool_is_named_and_repeated(tiny_data, tmp_path):
     """One run of ERM, whose training is killed within its second epoch."""
     keys = grid_keys(tiny_data, methods=["erm"], seeds=[0])

@@ -82,19 +82,19 @@ _base_ = "{base}/datasets/published_clips.py"
 _shape = dict(type="FormatShape", input_format="NCTHW", collapse=True)
 published = dict(
     augment=[
-        dict(type="Resize", scale=(-1, 36)),
+        dict(type="ResizeClip", scale=(-1, 36)),
         dict(type="RandomResizedCrop"),
-        dict(type="Resize", scale=(32, 32), keep_ratio=False),
+        dict(type="ResizeClip", scale=(32, 32), keep_ratio=False),
         dict(type="ClipFlip", flip_ratio=0.5),
         _shape,
     ],
     rgb_whole=[
-        dict(type="Resize", scale=(-1, 36)),
+        dict(type="ResizeClip", scale=(-1, 36)),
         dict(type="CenterCrop", crop_size=32),
         _shape,
     ],
     flow_whole=[
-        dict(type="Resize", scale=(-1, 36)),
+        dict(type="ResizeClip", scale=(-1, 36)),
         dict(type="CenterCrop", crop_size=36),
         _shape,
     ],

@@ -4,6 +4,7 @@ import math
 import os
 import random
 import zipfile
+from functools import partial
 
 import pytest
 import torch
@@ -433,6 +434,26 @@ def test_what_a_resumed_run_ignores_is_said(tmp_path, two_domains, monkeypatch):
     )
     assert any("lr 0.5 is ignored: the run goes on with 0.01" in x for x in said)
     assert any("seed 4 is ignored: the run goes on with its own, 3" in x for x in said)
+
+
+def test_a_run_in_bfloat16_goes_on_with_a_loss_scale(tmp_path, monkeypatch):
+    """bfloat16 trains without one, and its checkpoint has none."""
+    amp = "mmengine.optim.optimizer.amp_optimizer_wrapper"
+    monkeypatch.setattr(f"{amp}.is_cuda_available", lambda: True)
+    monkeypatch.setattr(f"{amp}.GradScaler", partial(torch.amp.GradScaler, "cpu"))
+    half = dict(
+        optim_wrapper__type="AmpMBCDOptimWrapper", optim_wrapper__dtype="bfloat16"
+    )
+    run_toy(
+        tmp_path, **half, optim_wrapper__loss_scale=dict(enabled=False),
+        train_cfg__max_epochs=1,
+    )  # fmt: skip
+    saved = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    assert saved["optimizer"]["loss_scaler"] == {}
+    scaled = dict(optim_wrapper__loss_scale=dict(init_scale=256.0))
+    runner = run_toy(tmp_path, **half, **scaled, resume=True, train_cfg__max_epochs=2)
+    assert runner.epoch == 2
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 256
 
 
 def test_not_finite_weights_by_kind():
