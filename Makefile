@@ -83,12 +83,21 @@ benchmark-gpu: $(STAMP)  ## measure steps, epochs and reading into TO/*.json (do
 	    --change env_cfg.cudnn_benchmark=True
 	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --processes 1 --json "$(TO)/epoch.json" \
 	    --project 8 200 --project 32 25
+	$(MEASURE)/epoch.py $(OFTEN) --steps $(STEPS) --frame-store jpeg --json "$(TO)/epoch_jpeg.json"
 	$(MEASURE)/pipeline.py --pairs $(PAIRS) --workers $$(nproc) --json "$(TO)/pipeline.json"
 ifeq ($(DEVICE),cuda)
+	$(MEASURE)/epoch.py $(OFTEN) --steps $(STEPS) --json "$(TO)/epoch_files.json"
+	$(MEASURE)/epoch.py $(OFTEN) --steps $(STEPS) --frame-store pnm --json "$(TO)/epoch_pnm.json"
+	$(MEASURE)/epoch.py $(OFTEN) --steps $(STEPS) --frame-store pnm --json "$(TO)/pageable.json" \
+	    --cfg-options train_dataloader.pin_memory=False
 	$(MEASURE)/step.py mbcd $(OFTEN) --pairs $(PAIRS) --steps $(STEPS) --json "$(TO)/adam.json" \
 	    --change optim_wrapper.optimizer.fused=True
+	$(MEASURE)/step.py mbcd $(OFTEN) --pairs $(PAIRS) --steps $(STEPS) --json "$(TO)/layout.json" \
+	    --change model.channels_last=True
 	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --amp --json "$(TO)/float16.json"
 	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --amp bfloat16 --json "$(TO)/bfloat16.json"
+	$(MEASURE)/epoch.py $(OFTEN) --random --steps $(STEPS) --amp bfloat16 \
+	    --json "$(TO)/bfloat16_layout.json" --cfg-options model.channels_last=True
 endif
 
 lint: $(STAMP)  ## check style and format

@@ -6,6 +6,7 @@ distance of key frames and on how much moves, and these are as in clips from the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_hac_clips(
     size: tuple[int, int] = (340, 256),
     fps: int = 25,
     seed: int = 0,
+    distinct: int | None = None,
 ) -> Path:
     """Writes a data set of one source domain's training clips.
 
@@ -36,6 +38,8 @@ def write_hac_clips(
         size: Width and height, pixels.
         fps: Frames per second.
         seed: Of the content.
+        distinct: How many contents there are; what follows are links to the same
+            files. One for each clip if None.
 
     Returns:
         The folder.
@@ -48,6 +52,9 @@ def write_hac_clips(
             random = np.random.default_rng([seed, number, domains.index(domain)])
             stem = f"clip_{number:03d}"
             names.append(f"{stem}.mp4")
+            if distinct is not None and number >= distinct:
+                _link(folder, f"clip_{number % distinct:03d}", stem)
+                continue
             _encode(
                 folder / "videos" / f"{stem}.mp4", _scene(random, frames, size), fps
             )
@@ -60,6 +67,11 @@ def write_hac_clips(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{n},{i % 7}\n" for i, n in enumerate(names)))
     return root
+
+
+def _link(folder: Path, old: str, new: str) -> None:
+    for path in [*folder.rglob(f"{old}.*"), *folder.rglob(f"{old}_flow_?.*")]:
+        os.link(path, path.with_name(path.name.replace(old, new)))
 
 
 def _scene(

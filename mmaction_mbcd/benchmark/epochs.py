@@ -122,6 +122,7 @@ def measure_epoch(
     steps: int | None = None,
     workers: int | None = None,
     launcher: str = "none",
+    frame_store: str | None = None,
 ) -> EpochFigures:
     """Trains an epoch, from random weights, and forgets it.
 
@@ -131,12 +132,16 @@ def measure_epoch(
         steps: At most; the whole epoch if None.
         workers: Data workers of each process; the config's if None.
         launcher: ``'pytorch'`` below torchrun.
+        frame_store: Folder of a store, from which frames are read.
     """
     cfg = load_setting(setting)
     if data_root is None:
         read_random_clips(cfg, setting)
     else:
+        cli.suit_loaders(cfg)  # as the tools do
         cli.set_datasets(cfg, data_root=data_root)
+        if frame_store is not None:
+            cli.set_datasets(cfg, frame_store=frame_store)
         if setting.batch is not None:
             cfg.train_dataloader.batch_size = setting.batch
     if workers is not None:

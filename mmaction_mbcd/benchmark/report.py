@@ -101,9 +101,12 @@ def write_json(path: str | os.PathLike, content: Mapping) -> None:
         raise UsageError(f"--json: {error}") from error
 
 
-def epoch_table(found: Mapping[str, Sequence[EpochFigures]], facts: Mapping) -> Table:
+def epoch_table(
+    found: Mapping[str, Sequence[EpochFigures]], reads: str, facts: Mapping
+) -> Table:
     """A row for each precision: medians of its epochs, and the range of their speed."""
-    table = Table(title="An epoch", title_justify="left", caption=caption(facts))
+    title = f"An epoch that reads {reads}"
+    table = Table(title=title, title_justify="left", caption=caption(facts))
     table.add_column("precision")
     for column in (
         "processes", "steps", "batch", "first batch", "data", "step", "waiting",

@@ -4,17 +4,23 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 from mmaction.registry import DATASETS
+from mmengine.registry import init_default_scope
 
+from mmaction_mbcd import cli
 from mmaction_mbcd.benchmark import epochs
+from mmaction_mbcd.benchmark.clips import write_hac_clips
 from mmaction_mbcd.benchmark.training import RandomClips, Setting
-from tests_support import ROOT, load_tool
+from mmaction_mbcd.datasets import SampleIndex
+from tests_support import ROOT, assert_same_trees, load_tool
 
 ERM = str(ROOT / "configs" / "mbcd" / "synth_action" / "erm.py")
 TINY = Setting(ERM, batch=2, pixels=16, clip_length=2)
+EPIC = str(ROOT / "configs" / "mbcd" / "epic_kitchens" / "erm.py")
 SMALL = "--batch 2 --pixels 16 --clip-length 2 --random --device cpu".split()
 
 
@@ -93,6 +99,59 @@ def test_the_tool_prints_and_writes(tmp_path, capsys):
     assert "20 epochs on 8 processes at 100 GB/s" in printed
 
 
+def clips_of(dataset):
+    """Inputs of the first and the last clip, as a training reads them."""
+    data = DATASETS.build(dataset)
+    return len(data), [data[SampleIndex(i, (0, 1))]["inputs"] for i in (0, -1)]
+
+
+def test_clips_of_the_papers_size_are_made_and_packed(tmp_path, monkeypatch, capsys):
+    """Two batches of two; a store without loss gives what the files give."""
+    tool, found = load_tool("benchmark/epoch"), []
+
+    def measure(setting, data_root, steps, workers, launcher, frame_store):
+        init_default_scope("mmaction")
+        cfg = cli.read_config(setting.config)
+        for store in (None, frame_store):
+            cli.set_datasets(cfg, data_root=data_root, frame_store=store)
+            found.append(clips_of(cfg.train_dataloader.dataset))
+        return epochs.EpochFigures([1, 1], [1, 1], setting.batch)
+
+    small = partial(write_hac_clips, frames=70, size=(64, 48))
+    monkeypatch.setattr(tool, "write_hac_clips", small)
+    monkeypatch.setattr(tool, "DISTINCT", 3)
+    monkeypatch.setattr(epochs, "measure_epoch", measure)
+    path = tmp_path / "numbers.json"
+    options = "--size paper --device cpu --batch 2 --steps 2 --epochs 1".split()
+    assert tool.main([*options, "--frame-store", "pnm", "--json", str(path)]) == 0
+    (count, files), (stored_count, stored) = found
+    assert count == stored_count == 5  # four of the one source, one of the other
+    assert_same_trees(files, stored)
+    assert "reads a frame store (PNM, lossless)" in capsys.readouterr().out
+    assert json.loads(path.read_text())["reads"] == "a frame store (PNM, lossless)"
+
+
+def test_links_are_clips_like_others(tmp_path):
+    write_hac_clips(tmp_path, clips=5, frames=8, size=(32, 32), distinct=2)
+    folder = tmp_path / "human"
+    files = [p.relative_to(folder) for p in sorted(folder.rglob("*.*"))]
+    assert len(files) == 5 * 4
+    for file in files:
+        number = int(file.name[5:8])
+        first = file.with_name(file.name.replace(f"{number:03d}", f"{number % 2:03d}"))
+        assert (folder / file).samefile(folder / first)
+
+
+@pytest.mark.long
+def test_an_epoch_at_the_papers_size(tmp_path):
+    path = tmp_path / "numbers.json"
+    options = "--size paper --device cpu --batch 2 --steps 1 --epochs 1".split()
+    tool = load_tool("benchmark/epoch")
+    assert tool.main([*options, "--frame-store", "jpeg", "--json", str(path)]) == 0
+    (row,) = json.loads(path.read_text())["results"]["float32"]
+    assert row["steps"] == 1 and row["batch"] == 2
+
+
 @pytest.mark.long
 def test_two_processes(tmp_path):
     path = tmp_path / "numbers.json"
@@ -111,7 +170,10 @@ def test_two_processes(tmp_path):
     ("options", "message"),
     [
         (["--pixels", "64"], "those of random clips"),
-        (["--size", "paper"], "--size paper reads EPIC-Kitchens"),
+        ([EPIC], "reads a EPICKitchensDataset, which cannot be made here"),
+        (["--random", "--frame-store", "png"], "random clips are in memory"),
+        (["--frame-store", "/no/store"], "--frame-store /no/store needs --data-root"),
+        (["--data-root", "/no", "--frame-store", "/no/store"], "is not a frame store"),
         (["--project", "many", "1"], "--project takes a number of processes"),
         (["--random", "--amp", "--steps", "1"], "--amp needs a GPU"),
     ],
