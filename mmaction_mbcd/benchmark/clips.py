@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import soundfile
 
+from .. import progress
 from ..datasets import HACDataset
 
 RATE = 16000
@@ -44,29 +45,40 @@ def write_hac_clips(
     Returns:
         The folder.
     """
-    domains = HACDataset.METAINFO["domains"]
-    for domain in domains:
-        folder = root / domain
-        names = []
-        for number in range(clips if domain == domains[0] else 1):
-            random = np.random.default_rng([seed, number, domains.index(domain)])
-            stem = f"clip_{number:03d}"
-            names.append(f"{stem}.mp4")
-            if distinct is not None and number >= distinct:
-                _link(folder, f"clip_{number % distinct:03d}", stem)
-                continue
-            _encode(
-                folder / "videos" / f"{stem}.mp4", _scene(random, frames, size), fps
-            )
-            for axis in "xy":
-                path = folder / "flow" / f"{stem}_flow_{axis}.mp4"
-                _encode(path, _field(random, frames, size), fps)
-            _sound(folder / "audio" / f"{stem}.wav", random, frames / fps)
-        for split in ("train", "test"):
-            path = root / HACDataset.SPLIT_FILE.format(split=split, domain=domain)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{n},{i % 7}\n" for i, n in enumerate(names)))
+    first, *others = HACDataset.METAINFO["domains"]
+    counts = {first: clips} | dict.fromkeys(others, 1)
+    encoded = min(clips, distinct or clips) + len(others)
+    with progress.Meter("encoding", "clips", encoded) as meter:
+        for place, (domain, count) in enumerate(counts.items()):
+            names = [f"clip_{number:03d}" for number in range(count)]
+            for number, name in enumerate(names):
+                if distinct is not None and number >= distinct:
+                    _link(root / domain, names[number % distinct], name)
+                    continue
+                random = np.random.default_rng([seed, number, place])
+                _write_clip(root / domain, name, random, frames, size, fps)
+                meter.add(1)
+            for split in ("train", "test"):
+                path = root / HACDataset.SPLIT_FILE.format(split=split, domain=domain)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lines = (f"{name}.mp4,{i % 7}\n" for i, name in enumerate(names))
+                path.write_text("".join(lines))
     return root
+
+
+def _write_clip(
+    folder: Path,
+    name: str,
+    random: np.random.Generator,
+    frames: int,
+    size: tuple[int, int],
+    fps: int,
+) -> None:
+    _encode(folder / "videos" / f"{name}.mp4", _scene(random, frames, size), fps)
+    for axis in "xy":
+        path = folder / "flow" / f"{name}_flow_{axis}.mp4"
+        _encode(path, _field(random, frames, size), fps)
+    _sound(folder / "audio" / f"{name}.wav", random, frames / fps)
 
 
 def _link(folder: Path, old: str, new: str) -> None:
@@ -124,6 +136,8 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """H.264 as web sites have it: B frames, a key frame every ten seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = dict(crf="23", preset="medium", g=str(10 * fps), threads="1")
+    # Else x264 encodes some clips differently from run to run where there is AVX-512.
+    options["x264-params"] = "cpu-independent=1"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = None
         for image in frames:
