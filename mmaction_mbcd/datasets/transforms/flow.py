@@ -72,11 +72,11 @@ class DecodeFlowPair(BaseTransform):
             return DecodeVideo()(results)
         components = []
         indices = np.ravel(results["frame_inds"])
-        for reader, name in zip(
-            results["video_reader"], results["filename"], strict=True
-        ):
+        # One after the other: decord reads ahead in a thread until a reader is gone.
+        readers, results["video_reader"] = list(results["video_reader"]), None
+        for name in results["filename"]:
             try:
-                frames = read_frames(reader, indices)
+                frames = read_frames(readers.pop(0), indices)
             except DECODER_ERRORS as error:
                 raise UnreadableMediaError.of(results, error, file=name) from error
             components.append([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
@@ -88,7 +88,6 @@ class DecodeFlowPair(BaseTransform):
                 f"{y[0].shape}",
                 "Compute the flow of this clip again",
             )
-        results["video_reader"] = None
         results["imgs"] = [join_flow(*pair) for pair in zip(x, y, strict=True)]
         results["original_shape"] = results["img_shape"] = x[0].shape
         return results
