@@ -74,7 +74,12 @@ def save_checkpoint(cfg, path, seed=0, **experiment):
         held_out_classes=[],
     )
     meta = dict(seed=seed, epoch=3, iter=30, experiment=facts | experiment)
-    torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
+    saved = dict(state_dict=model.state_dict(), meta=meta)
+    if any(hook.type == "TeacherEMAHook" for hook in cfg.get("custom_hooks") or []):
+        saved["ema_state_dict"] = {
+            f"module.{name}": value for name, value in saved["state_dict"].items()
+        }
+    torch.save(saved, path)
     return path
 
 
