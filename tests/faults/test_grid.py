@@ -84,7 +84,9 @@ def states(experiment):
         (signal.SIGKILL, -9, None),
     ],
 )
-@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize(
+    "whole_group", [True, pytest.param(False, marks=pytest.mark.long)]
+)
 def test_an_end_from_outside(quick, number, code, word, whole_group):
     """As Ctrl-C in a terminal, a batch system's signal, or too little memory."""
     (quick.out / "slow").touch()

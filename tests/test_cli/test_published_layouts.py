@@ -276,7 +276,9 @@ def test_in_domain_repeats_the_logged_validation(setting, repo):
     same_as_logged(result, logged)
 
 
-def test_single_source_with_two_targets(setting, repo):
+@pytest.mark.parametrize("name", ["hac", pytest.param("epic", marks=pytest.mark.long)])
+def test_single_source_with_two_targets(name, request, repo):
+    setting = request.getfixturevalue(name)
     source, *targets = setting.counts
     best, logged = trained(setting, repo, source)
     common = ["--data-root", setting.root, "--sources", source]

@@ -121,7 +121,9 @@ def dataset(root, config, **changes):
     ("config", "modalities"),
     [
         ("hac/mbcd.py", ("video", "audio", "flow")),
-        ("hac/published/simmmdg.py", ("flow", "audio")),
+        pytest.param(
+            "hac/published/simmmdg.py", ("flow", "audio"), marks=pytest.mark.long
+        ),
     ],
 )
 def test_test_mode_equals_the_published_loader(hac, config, modalities):
