@@ -1,3 +1,5 @@
+import weakref
+
 import av
 import cv2
 import mmcv
@@ -353,6 +355,23 @@ def test_flow_pair_is_decoded_in_step(tmp_path):
     assert data["imgs"][0].shape == (24, 32, 2) and data["img_shape"] == (24, 32)
     assert [frame_index(f[..., 0]) for f in data["imgs"]] == [1, 3, 5, 7]
     assert [frame_index(f[..., 1], 200, -5) for f in data["imgs"]] == [1, 3, 5, 7]
+
+
+def test_one_reader_of_a_flow_pair_is_gone_before_the_next_decodes():
+    """While it lives, decord decodes ahead in a thread of its own."""
+    alive = []
+
+    class Component:
+        def get_batch(self, indices):
+            alive.append(sum(ref() is not None for ref in refs))
+            return np.zeros((len(indices), 4, 6, 3), np.uint8)
+
+    pair = Component(), Component()
+    refs = [weakref.ref(reader) for reader in pair]
+    given = dict(video_reader=pair, filename=("x", "y"), frame_inds=np.arange(2))
+    del pair
+    assert DecodeFlowPair()(given)["img_shape"] == (4, 6)
+    assert alive == [2, 1]
 
 
 def test_flow_faults_name_the_component(tmp_path):
