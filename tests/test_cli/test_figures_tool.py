@@ -79,7 +79,6 @@ def test_modalities_by_the_tool_equal_the_runs_own_validation(repo, trained, tmp
         assert found["student", head] == pytest.approx(logged[f"student/{key}/top1"])
 
 
-@pytest.mark.long
 def test_shift_of_several_runs(trained, tmp_path):
     """Figure 1(b): noise in one modality reaches it, and no other one's head."""
     runs = [f"{weights}={trained}@{weights}" for weights in ("teacher", "student")]
