@@ -19,8 +19,10 @@ if not os.environ.get("MBCD_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def pytest_configure(config):
+@pytest.hookimpl(trylast=True)  # pytest-cov has begun by then
+def pytest_sessionstart(session):
     """Imports for all tests of a process, but not where others run them."""
+    config = session.config
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         return
     # The first repairs MMAction2.
