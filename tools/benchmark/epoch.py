@@ -41,8 +41,7 @@ from mmaction_mbcd.preparation.packing import pack, store_settings
 
 ROOT = Path(__file__).resolve().parents[2] / "configs" / "mbcd"
 MADE = {"SynthActionDataset", "HACDataset"}
-BATCH, STEPS = 16, 20  # of the clips in HAC's layout, unless told otherwise
-DISTINCT = 16  # of them; the others are links
+STEPS, DISTINCT = 20, 16  # of clips in HAC's layout: steps to make them for, contents
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -153,9 +152,8 @@ def clips(args: argparse.Namespace) -> Iterator[tuple[str | None, str | None]]:
     with tempfile.TemporaryDirectory() as folder:
         cfg, root = cli.read_config(config), Path(folder, "clips")
         if cfg.train_dataloader.dataset.type == "HACDataset":
-            batch = (args.batch or BATCH) * args.processes
-            count = batch * (args.steps or STEPS)
-            write_hac_clips(root, count, distinct=DISTINCT)
+            batch = (args.batch or cfg.train_dataloader.batch_size) * args.processes
+            write_hac_clips(root, batch * (args.steps or STEPS), distinct=DISTINCT)
         else:
             one = SynthConfig(train_per_class=args.train_per_class, test_per_class=1)
             generate(root, one, workers=1, progress=False)
